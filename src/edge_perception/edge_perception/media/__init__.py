@@ -1,0 +1,14 @@
+"""Cameras, video files and bags, read and written. No ROS graph."""
+
+from edge_perception.media.camera_info import CameraInfo, load_camera_info
+from edge_perception.media.errors import MediaError, MediaTimeoutError
+from edge_perception.media.source import Source, open_source
+
+__all__ = [
+    'CameraInfo',
+    'MediaError',
+    'MediaTimeoutError',
+    'Source',
+    'load_camera_info',
+    'open_source',
+]

@@ -1,0 +1,184 @@
+"""Video files, read through PyAV (FFmpeg's libraries): exact time stamps, clear errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from edge_perception.media.errors import MediaError
+from edge_perception.media.source import NANOSECONDS, RecordedSource
+from edge_perception.types import Frame
+
+logger = logging.getLogger(__name__)
+
+# By the counter-clockwise degrees of the container's display matrix, as phones write it.
+_ROTATIONS = {
+    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    180: cv2.ROTATE_180,
+    270: cv2.ROTATE_90_CLOCKWISE,
+}
+
+
+class BgrConverter:
+    """Decoded frames of one stream to BGR arrays; keeps the conversion tables between frames."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        """The picture as a viewer shows it: (h, w, 3) uint8 BGR, rotated upright, contiguous."""
+        plane = self._reformatter.reformat(frame, format='bgr24').planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        image = rows[: plane.height, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        rotation = _ROTATIONS.get(round(frame.rotation) % 360)
+        if rotation is not None:
+            return np.asarray(cv2.rotate(image, rotation), np.uint8)
+        return np.ascontiguousarray(image)
+
+
+def open_container(
+    uri: str, *, options: dict[str, str] | None = None, timeout_s: float | None = None
+) -> av.container.InputContainer:
+    """Open a file or URL that has a video stream.
+
+    Raises:
+        MediaError: it cannot be opened, is no video, or holds no video stream.
+    """
+    try:
+        container = av.open(uri, options=options or {}, timeout=timeout_s)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(f'{uri}: cannot be opened as a video: {reason(error)}') from error
+    if not container.streams.video:
+        kinds = ', '.join(stream.type for stream in container.streams) or 'nothing'
+        container.close()
+        raise MediaError(f'{uri}: has no video stream (found: {kinds})')
+    return container
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, without the number and the file name that PyAV adds."""
+    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    return text[0].lower() + text[1:]
+
+
+class VideoFileSource(RecordedSource):
+    """A video file, or one behind a URL that has an end.
+
+    Stamps are the container's presentation times counted from the first frame, so files of
+    variable rate keep their timing. Damaged packets are left out and a file that ends early
+    ends early; both are logged once.
+
+    Args:
+        path: the file, or the URL as text.
+        loop: begin again at the end.
+        rate_hz: stamp frame i with i / rate_hz instead of the file's own time.
+        frame_id: of every frame.
+        timeout_s: for URLs, how long one read may take.
+
+    Raises:
+        MediaError: no video, or not one frame of it can be decoded.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        loop: bool = False,
+        rate_hz: float | None = None,
+        frame_id: str = '',
+        timeout_s: float | None = None,
+    ) -> None:
+        super().__init__(loop=loop, rate_hz=rate_hz)
+        self._uri = str(path)
+        self._frame_id = frame_id
+        self._timeout_s = timeout_s
+        self._container = open_container(self._uri, timeout_s=timeout_s)
+        stream = self._container.streams.video[0]
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+        self.rate_hz = float(rate) if rate else None
+        context = stream.codec_context
+        self.description = (
+            f'{self._uri} ({context.name} {context.width}x{context.height}'
+            f'{f", {self.rate_hz:g} Hz" if self.rate_hz else ""})'
+        )
+        self._reported = False
+        self._begin()
+
+    @cached_property
+    def _counted(self) -> int:
+        """Frames as the container states them; where it does not, its packets are counted."""
+        container = open_container(self._uri, timeout_s=self._timeout_s)
+        with container:
+            stream = container.streams.video[0]
+            if stream.frames > 0:
+                return int(stream.frames)
+            return sum(packet.size > 0 for packet in container.demux(stream))
+
+    @property
+    def frame_count(self) -> int:
+        """Frames in the file; the first call may read through a file that does not state it."""
+        return self._counted
+
+    def _read_round(self) -> Iterator[Frame]:
+        if self._frames is not None:
+            self._container.close()
+            self._container = open_container(self._uri, timeout_s=self._timeout_s)
+        stream = self._container.streams.video[0]
+        stream.thread_type = 'AUTO'
+        time_base = stream.time_base or Fraction(1, NANOSECONDS)
+        period_ns = round(NANOSECONDS / self.rate_hz) if self.rate_hz else 1
+        convert = BgrConverter()
+        first_pts: int | None = None
+        stamp_ns = -period_ns
+        count = damaged = 0
+        stopped_by = ''
+        packets = self._container.demux(stream)
+        while not self._closed:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                stopped_by = reason(error)
+                break
+            if packet is None:
+                break
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:
+                damaged += 1
+                continue
+            for picture in decoded:
+                previous_ns = stamp_ns
+                if picture.pts is None:
+                    stamp_ns = previous_ns + period_ns
+                else:
+                    if first_pts is None:
+                        first_pts = picture.pts
+                    stamp_ns = round((picture.pts - first_pts) * time_base * NANOSECONDS)
+                if count and stamp_ns <= previous_ns:
+                    # Broken recorders repeat a time; the order of frames is still right.
+                    stamp_ns = previous_ns + period_ns
+                count += 1
+                yield Frame(convert(picture), stamp_ns, self._frame_id)
+        expected = stream.frames
+        if count and not self._reported and (damaged or stopped_by or count < expected):
+            self._reported = True
+            logger.warning(
+                '%s: %d of %s frames could be read (%d damaged packets%s)',
+                self._uri,
+                count,
+                expected or 'an unknown number of',
+                damaged,
+                f'; stopped by: {stopped_by}' if stopped_by else '',
+            )
+
+    def _release(self) -> None:
+        self._container.close()
