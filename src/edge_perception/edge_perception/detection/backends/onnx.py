@@ -1,0 +1,187 @@
+"""ONNX Runtime: .onnx files on the CPU, or on a GPU where its execution provider is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_perception.detection.backends.base import Backend, TensorSpec
+from edge_perception.detection.errors import BackendError, ModelFileError
+
+_DTYPES = {
+    'tensor(float)': np.dtype(np.float32),
+    'tensor(float16)': np.dtype(np.float16),
+    'tensor(uint8)': np.dtype(np.uint8),
+}
+
+
+class OnnxBackend(Backend):
+    """A model on ONNX Runtime.
+
+    Graph optimisations are the engine's full set, done once when the model is loaded.
+    """
+
+    name: ClassVar[str] = 'onnx'
+    suffixes: ClassVar[tuple[str, ...]] = ('.onnx',)
+    preference: ClassVar[int] = 10
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        device: str = 'auto',
+        threads: int | None = None,
+        spin: bool | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        """See Backend.
+
+        Args:
+            model_path: the .onnx file.
+            device: `auto` is CUDA where ONNX Runtime has it, else the CPU.
+            threads: intra-op threads; None is one a physical core.
+            spin: whether these threads spin while idle; None is the engine's default (they do).
+            providers: execution providers in order of preference, instead of those that follow
+                from `device`.
+        """
+        super().__init__(model_path, device=device, threads=threads, spin=spin)
+        self.requested_providers = None if providers is None else list(providers)
+        self._session: Any = None
+        self._input_spec: TensorSpec | None = None
+        self._output_names: list[str] = []
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Why ONNX Runtime cannot be used here, None if it can."""
+        if importlib.util.find_spec('onnxruntime') is None:
+            return 'onnxruntime is not installed (pip install onnxruntime)'
+        return None
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:INDEX`, by the first execution provider in use."""
+        if self._session is None:
+            raise self._not_active()
+        if self._session.get_providers()[0] == 'CPUExecutionProvider':
+            return 'cpu'
+        index = self.requested_device.partition(':')[2]
+        return f'cuda:{index or 0}'
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, first choice first."""
+        if self._session is None:
+            raise self._not_active()
+        return list(self._session.get_providers())
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        """The image input."""
+        if self._input_spec is None:
+            raise self._not_active()
+        return self._input_spec
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props."""
+        if self._session is None:
+            raise self._not_active()
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def activate(self) -> None:
+        """Load the model.
+
+        Raises:
+            ModelFileError: missing, corrupt, or with inputs that no detector has.
+            BackendError: no ONNX Runtime, or the execution provider is not there.
+        """
+        if self._session is not None:
+            return
+        self._require_file()
+        reason = self.unavailable_reason()
+        if reason:
+            raise BackendError(f'backend onnx cannot be used: {reason}')
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        # Warnings of the engine go to stderr of the process and are of no use to a user.
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if self.spin is not None:
+            options.add_session_config_entry(
+                'session.intra_op.allow_spinning', '1' if self.spin else '0'
+            )
+        providers = self._choose_providers(onnxruntime.get_available_providers())
+        try:
+            session = onnxruntime.InferenceSession(
+                str(self.model_path), sess_options=options, providers=providers
+            )
+        except Exception as error:  # the engine's exception types have no common base
+            raise ModelFileError(
+                f'cannot load {self.model_path} as ONNX: {_first_line(error)}'
+            ) from error
+        inputs = session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
+            found = ', '.join(f'{item.name} {item.type} {item.shape}' for item in inputs)
+            raise ModelFileError(
+                f'{self.model_path} is no image detector: expected one 4-axis float or uint8 '
+                f'input, found {found}'
+            )
+        self._input_spec = TensorSpec(
+            inputs[0].name,
+            _DTYPES[inputs[0].type],
+            tuple(size if isinstance(size, int) else None for size in inputs[0].shape),
+        )
+        self._output_names = [item.name for item in session.get_outputs()]
+        self._session = session
+
+    def infer(self, blob: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """Run the network once; see Backend.infer."""
+        if self._session is None or self._input_spec is None:
+            raise self._not_active()
+        try:
+            outputs = self._session.run(self._output_names, {self._input_spec.name: blob})
+        except Exception as error:
+            raise BackendError(
+                f'ONNX Runtime failed on an input of shape {blob.shape}: {_first_line(error)}'
+            ) from error
+        return [np.asarray(output, dtype=np.float32) for output in outputs]
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+        self._input_spec = None
+
+    def _choose_providers(self, available: Sequence[str]) -> list[Any]:
+        """Execution providers for the session, from `device` or as asked for."""
+        if self.requested_providers is not None:
+            missing = [name for name in self.requested_providers if name not in available]
+            if missing:
+                raise BackendError(
+                    f'ONNX Runtime here lacks {", ".join(missing)}: it has {", ".join(available)}'
+                )
+            return list(self.requested_providers)
+        kind, _, index = self.requested_device.partition(':')
+        if kind not in ('auto', 'cpu', 'cuda') or (index and not index.isdecimal()):
+            raise BackendError(
+                f'unknown device {self.requested_device!r}: use auto, cpu, cuda or cuda:INDEX'
+            )
+        if kind != 'cpu' and 'CUDAExecutionProvider' in available:
+            cuda = ('CUDAExecutionProvider', {'device_id': int(index or 0)})
+            return [cuda, 'CPUExecutionProvider']
+        if kind == 'cuda':
+            raise BackendError(
+                'device cuda: this ONNX Runtime has no CUDA (pip install onnxruntime-gpu)'
+            )
+        return ['CPUExecutionProvider']
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

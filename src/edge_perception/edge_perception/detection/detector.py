@@ -1,0 +1,318 @@
+"""The detector: frames in, Detections out, on any backend."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_perception.detection.backends import Backend, backend_class, backends_for_file
+from edge_perception.detection.decode import Candidates, Layout, check_task, choose_layout, decode
+from edge_perception.detection.errors import BackendError, InputSizeError, LayoutError
+from edge_perception.detection.labels import Labels, resolve_labels, wanted_class_ids
+from edge_perception.detection.nms import non_maximum_suppression
+from edge_perception.detection.preprocess import PAD_VALUE, LetterboxGeometry, Preprocessor
+from edge_perception.types import Detections, Frame
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    Image = Frame | NDArray[np.uint8]
+
+DEFAULT_STRIDE = 32
+DEFAULT_IMAGE_SIZE = 640
+
+
+class Detector:
+    """A detector network with everything around it: letterbox, decode, NMS, class names.
+
+    Loading runs the network once on a grey image: that tells the output's layout, and a model
+    that cannot work is refused here and not on the first frame.
+
+    Attributes:
+        score_threshold: detections need this score; may be changed at any time.
+        iou_threshold: overlap above which the better of two boxes of a class stays; likewise.
+        max_detections: how many detections a frame has at most; likewise.
+        names: class names by class id.
+        backend_name: the backend in use.
+        device: `cpu` or `cuda:INDEX`.
+        reason: one line that says why this backend was taken.
+        layout: how the network's output is read.
+        timings: milliseconds of the last call in `preprocess`, `inference` and `postprocess`,
+            for all its frames together.
+    """
+
+    def __init__(
+        self,
+        backend: str = 'auto',
+        *,
+        model_path: str | Path,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.6,
+        classes: Iterable[str] | None = None,
+        max_detections: int = 300,
+        image_size: int | tuple[int, int] | None = None,
+        device: str = 'auto',
+        layout: str = 'auto',
+        labels: Labels | None = None,
+        threads: int | None = None,
+        spin: bool | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            backend: `auto`, or the name of a backend.
+            model_path: the model file; the bare name of official Ultralytics weights
+                (`yolov8n.pt`) is downloaded where there is a network.
+            score_threshold: in [0, 1].
+            iou_threshold: in [0, 1].
+            classes: names of the classes to report; None or nothing for all.
+            max_detections: at least 1.
+            image_size: long side, or (height, width), in pixels that frames are fitted into; a
+                multiple of the model's stride. None: what the model was trained or exported for.
+            device: `auto`, `cpu`, `cuda` or `cuda:INDEX`.
+            layout: `auto`, or how the output is read (see decode).
+            labels: class names instead of the model's: a file with one a line, or a list.
+            threads: CPU threads of the engine; None leaves it to the engine.
+            spin: see Backend: False leaves the CPU to other work between inferences.
+
+        Raises:
+            DetectionError: a subclass of it for each cause, with one line that says what to do.
+        """
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.max_detections = max_detections
+        self.timings: dict[str, float] = {}
+        self._backend, self.reason = _activate_backend(
+            backend, model_path, device=device, threads=threads, spin=spin
+        )
+        try:
+            metadata = self._backend.metadata
+            check_task(metadata)
+            self.names = resolve_labels(metadata, labels)
+            self._class_ids = wanted_class_ids(self.names, classes)
+            self._image_hw, self._stride, rectangular = _input_size(
+                self._backend, metadata, image_size
+            )
+            spec = self._backend.input_spec
+            self._fixed_batch = spec.shape[0]
+            self.layout = self._probe_layout(layout, metadata)
+            takes_raw_values = self.layout.takes_bgr_255 or spec.dtype == np.uint8
+            self._preprocess = Preprocessor(
+                self._image_hw,
+                stride=self._stride,
+                rectangular=rectangular,
+                scale=1.0 if takes_raw_values else 1 / 255,
+                rgb=not self.layout.takes_bgr_255,
+                dtype=spec.dtype,
+            )
+        except BaseException:
+            self._backend.close()
+            raise
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend in use."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return self._backend.device
+
+    @property
+    def backend(self) -> Backend:
+        """The backend itself, for measurements."""
+        return self._backend
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width in pixels that frames are fitted into."""
+        return self._image_hw
+
+    @overload
+    def __call__(self, frames: Image) -> Detections: ...
+
+    @overload
+    def __call__(self, frames: Sequence[Image]) -> list[Detections]: ...
+
+    def __call__(self, frames: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """Detect objects.
+
+        Args:
+            frames: a Frame or a (h, w, 3) uint8 BGR array, or a sequence of them: of any sizes,
+                inferred together as far as the model takes batches.
+
+        Returns:
+            Detections in pixels of the frame, best score first; a list of them for a sequence.
+
+        Raises:
+            ShapeError: an image has another shape or dtype.
+            OutputValueError: the network put out NaN or infinite values.
+            BackendError: the engine failed.
+        """
+        if isinstance(frames, Frame) or (isinstance(frames, np.ndarray) and frames.ndim == 3):
+            return self._detect([_image_of(frames)])[0]
+        return self._detect([_image_of(frame) for frame in frames])
+
+    def warm_up(self, frame_hw: tuple[int, int] = (720, 1280), *, runs: int = 2) -> None:
+        """Run on grey frames of the size to come, so that the first real one is not slow."""
+        frame = np.full((*frame_hw, 3), PAD_VALUE, np.uint8)
+        for _ in range(runs):
+            self._detect([frame])
+
+    def close(self) -> None:
+        """Free the model; the detector cannot be called after it."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        self.timings = {'preprocess': 0.0, 'inference': 0.0, 'postprocess': 0.0}
+        size = self._fixed_batch or len(images)
+        found: list[Detections] = []
+        for first in range(0, len(images), max(size, 1)):
+            found += self._detect_batch(images[first : first + size])
+        return found
+
+    def _detect_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect on as many frames as go through the network at once."""
+        start = time.perf_counter()
+        blob, geometries = self._preprocess(images, batch=self._fixed_batch)
+        preprocessed = time.perf_counter()
+        output = self._backend.infer(blob)[0]
+        inferred = time.perf_counter()
+        canvas_hw = (blob.shape[2], blob.shape[3])
+        found = [
+            self._postprocess(image_output, geometry, canvas_hw)
+            for image_output, geometry in zip(output, geometries, strict=False)
+        ]
+        self.timings['preprocess'] += (preprocessed - start) * 1e3
+        self.timings['inference'] += (inferred - preprocessed) * 1e3
+        self.timings['postprocess'] += (time.perf_counter() - inferred) * 1e3
+        return found
+
+    def _postprocess(
+        self, output: NDArray[np.float32], geometry: LetterboxGeometry, canvas_hw: tuple[int, int]
+    ) -> Detections:
+        """Network output of one frame to its Detections."""
+        found: Candidates = decode(
+            output,
+            self.layout,
+            canvas_hw=canvas_hw,
+            score_threshold=self.score_threshold,
+            class_ids=self._class_ids,
+        )
+        if self.layout.needs_nms:
+            order = non_maximum_suppression(
+                found.boxes_xyxy,
+                found.scores,
+                found.class_ids,
+                iou_threshold=self.iou_threshold,
+                max_detections=self.max_detections,
+            )
+        else:
+            order = np.argsort(-found.scores, kind='stable')[: self.max_detections]
+        boxes = geometry.boxes_to_frame(found.boxes_xyxy[order])
+        # A box that lies in the border has no area left on the image.
+        order = order[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+        boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+        return Detections(xyxy=boxes, score=found.scores[order], class_id=found.class_ids[order])
+
+    def _probe_layout(self, layout: str, metadata: dict[str, str]) -> Layout:
+        """Infer a grey image and tell the layout from what comes out."""
+        spec = self._backend.input_spec
+        grey = PAD_VALUE if spec.dtype == np.uint8 else PAD_VALUE / 255
+        blob = np.full((self._fixed_batch or 1, 3, *self._image_hw), grey, spec.dtype)
+        outputs = self._backend.infer(blob)
+        if not outputs:
+            raise LayoutError('the model has no output')
+        return choose_layout(
+            outputs,
+            class_count=len(self.names),
+            canvas_hw=self._image_hw,
+            metadata=metadata,
+            override=layout,
+        )
+
+
+def _image_of(frame: Image) -> NDArray[np.uint8]:
+    """The checked (h, w, 3) uint8 BGR array of a frame."""
+    return frame.image if isinstance(frame, Frame) else Frame(frame).image
+
+
+def _activate_backend(
+    name: str, model_path: str | Path, **options: Any
+) -> tuple[Backend, str]:
+    """The backend asked for, or the first that works on this file, active, and why it is it."""
+    if name != 'auto':
+        backend = backend_class(name)(model_path, **options)
+        backend.activate()
+        return backend, f'{name} on {backend.device}: as asked for'
+    refusals = []
+    for candidate in backends_for_file(model_path):
+        why_not = candidate.unavailable_reason()
+        if why_not is None:
+            backend = candidate(model_path, **options)
+            try:
+                backend.activate()
+            except BackendError as error:
+                why_not = str(error)
+            else:
+                reason = f'{candidate.name} on {backend.device}: reads {Path(model_path).suffix}'
+                return backend, '; '.join([reason, *refusals])
+        refusals.append(f'not {candidate.name}: {why_not}')
+    raise BackendError(f'no backend can run {model_path} here: {"; ".join(refusals)}')
+
+
+def _input_size(
+    backend: Backend, metadata: dict[str, str], asked: int | tuple[int, int] | None
+) -> tuple[tuple[int, int], int, bool]:
+    """Canvas (height, width), stride, and whether the canvas may shrink to the frame.
+
+    Raises:
+        InputSizeError: the asked size is not the fixed size of the model.
+    """
+    stride = int(metadata.get('stride') or DEFAULT_STRIDE)
+    _, _, height, width = backend.input_spec.shape
+    wanted = _size_hw(asked if asked is not None else metadata.get('imgsz'))
+    if height is not None and width is not None:
+        if asked is not None and wanted != (height, width):
+            raise InputSizeError(
+                f'the model has the fixed input size {height}x{width} (height x width), '
+                f'not {wanted[0]}x{wanted[1]}: leave image_size unset or export it dynamic'
+            )
+        return (height, width), 1, False
+    return (height or wanted[0], width or wanted[1]), stride, height is None and width is None
+
+
+def _size_hw(size: Any) -> tuple[int, int]:
+    """Height and width of an int, a pair, or their text in metadata; the default for None."""
+    if isinstance(size, str):
+        try:
+            size = ast.literal_eval(size)
+        except (ValueError, SyntaxError):
+            size = None
+    if size is None:
+        size = DEFAULT_IMAGE_SIZE
+    if isinstance(size, int):
+        return size, size
+    if len(size) == 1:
+        return int(size[0]), int(size[0])
+    return int(size[0]), int(size[1])

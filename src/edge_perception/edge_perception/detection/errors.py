@@ -1,0 +1,37 @@
+"""Errors of the detection library: one base, and a subclass a cause that a caller may tell apart."""
+
+from __future__ import annotations
+
+from edge_perception.types import EdgePerceptionError
+
+
+class DetectionError(EdgePerceptionError):
+    """Base of every error that the detection library raises on purpose."""
+
+
+class ModelFileError(DetectionError):
+    """The model file is missing, unreadable, or of a type that no backend reads."""
+
+
+class UnsupportedTaskError(DetectionError):
+    """The model is no object detector: a segmentation, pose, classification or OBB model."""
+
+
+class LayoutError(DetectionError):
+    """The model's output fits no known layout, or fits more than one."""
+
+
+class LabelsError(DetectionError):
+    """Class names are missing, malformed, or do not contain a wanted class."""
+
+
+class BackendError(DetectionError):
+    """A backend is unknown, not installed, cannot use the device, or failed to run the model."""
+
+
+class InputSizeError(DetectionError):
+    """The asked input size does not suit the model."""
+
+
+class OutputValueError(DetectionError):
+    """The model's output contains NaN or infinite values."""
