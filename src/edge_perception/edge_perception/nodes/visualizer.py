@@ -1,0 +1,160 @@
+"""visualizer: draws tracks into the image, when somebody looks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
+
+from edge_perception.media.drawing import draw_tracks
+from edge_perception.ros import process
+from edge_perception.ros.image_input import ImageInput, ImageInputParameters
+from edge_perception.ros.images import frame_to_compressed, frame_to_image
+from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
+from edge_perception.ros.links import Links, Stamped
+from edge_perception.ros.messages import ClassNames, message_to_tracks
+from edge_perception.ros.parameters import parameter
+from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.worker import Worker
+from edge_perception.types import EdgePerceptionError, Frame, Tracks
+
+# A frame and its tracks arrive apart; as many frames wait for tracks as a hiccup may delay them.
+WAITING_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class VisualizerParameters(ImageInputParameters, NodeParameters):
+    """Parameters of the visualizer node."""
+
+    image_depth: int = parameter(
+        2, 'images that may wait in the middleware; older ones are lost', minimum=1, maximum=100
+    )
+    jpeg_quality: int = parameter(
+        80, 'of image_annotated/compressed', minimum=1, maximum=100, live=True
+    )
+    nice: int = parameter(
+        5, 'niceness of the drawing, so that the tracker answers in time', minimum=0, maximum=19
+    )
+
+
+class VisualizerNode(ManagedNode):
+    """Topics: image_raw, tracks -> image_annotated, image_annotated/compressed."""
+
+    def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
+        self._raw_publisher = None
+        super().__init__('visualizer', VisualizerParameters, links=links, **kwargs)
+
+    def configure(self) -> None:
+        """Create the publishers."""
+        qos = image_qos(5, reliable=True)
+        self._raw_publisher = self.create_publisher(Image, 'image_annotated', qos)
+        self._compressed_publisher = self.create_publisher(
+            CompressedImage, 'image_annotated/compressed', qos
+        )
+
+    def activate(self) -> None:
+        """Look for subscribers; images are taken in only while there are any."""
+        self._class_names = ClassNames()
+        self._frames: OrderedDict[int, Frame] = OrderedDict()
+        self._worker = Worker(
+            name='draw', on_error=self.log_error_once_a_second, nice=self.parameters.nice
+        )
+        self._lane = self._worker.lane(self._draw, depth=2)
+        self._worker.start()
+        self.until_deactivate(self._worker.stop)
+        self._input: ImageInput | None = None
+        self._tracks_subscription = None
+        if self.links:
+            self.until_deactivate(self.links.frames.subscribe(self._keep))
+            self.until_deactivate(self.links.tracks.subscribe(self._on_tracks))
+        else:
+            timer = self.create_timer(0.2, self._follow_demand)
+            self.until_deactivate(self._unsubscribe)
+            self.until_deactivate(lambda: self.destroy_timer(timer))
+
+    def cleanup(self) -> None:
+        """Remove the publishers."""
+        if self._raw_publisher is not None:
+            self.destroy_publisher(self._raw_publisher)
+            self.destroy_publisher(self._compressed_publisher)
+            self._raw_publisher = None
+
+    def diagnose(self, report: Report) -> None:
+        """Counts."""
+        if self.state_label != 'active':
+            return
+        counts = self._lane.counts
+        report.values['watched'] = str(self._is_watched()).lower()
+        report.values['received'] = str(counts.received)
+        report.values['drawn'] = str(counts.processed)
+        report.values['dropped'] = str(counts.dropped)
+        report.values['failed'] = str(counts.failed)
+
+    def _is_watched(self) -> bool:
+        return bool(
+            self._raw_publisher.get_subscription_count()
+            or self._compressed_publisher.get_subscription_count()
+        )
+
+    def _follow_demand(self) -> None:
+        if self._is_watched() and self._input is None:
+            self._input = ImageInput(
+                self, self.parameters, self._keep, self.log_error_once_a_second
+            )
+            self._tracks_subscription = self.create_subscription(
+                Detection2DArray, 'tracks', self._on_tracks_message, RESULTS_QOS
+            )
+        elif not self._is_watched():
+            self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        if self._input is not None:
+            self._input.close()
+            self.destroy_subscription(self._tracks_subscription)
+            self._input = None
+            self._frames.clear()
+
+    def _on_tracks_message(self, message: Detection2DArray) -> None:
+        try:
+            self._on_tracks(message_to_tracks(message, self._class_names))
+        except EdgePerceptionError as error:
+            self._lane.counts.failed += 1
+            self.log_error_once_a_second(error)
+
+    def _keep(self, frame: Frame) -> None:
+        if self.links and not self._is_watched():
+            self._frames.clear()
+            return
+        self._frames[frame.stamp_ns] = frame
+        while len(self._frames) > WAITING_FRAMES:
+            self._frames.popitem(last=False)
+
+    def _on_tracks(self, result: Stamped[Tracks]) -> None:
+        frame = self._frames.pop(result.stamp_ns, None)
+        if frame is not None:
+            self._lane.offer((frame, result))
+
+    def _draw(self, item: tuple[Frame, Stamped[Tracks]]) -> None:
+        frame, result = item
+        image = draw_tracks(frame.image.copy(), result.value, result.names)
+        annotated = Frame(image, frame.stamp_ns, frame.frame_id)
+        if self._raw_publisher.get_subscription_count():
+            self._raw_publisher.publish(frame_to_image(annotated))
+        if self._compressed_publisher.get_subscription_count():
+            self._compressed_publisher.publish(
+                frame_to_compressed(annotated, self.parameters.jpeg_quality)
+            )
+        self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
+        self.fps.tick()
+
+
+def main() -> None:
+    """Run the node alone."""
+    process.main(VisualizerNode)
+
+
+if __name__ == '__main__':
+    main()

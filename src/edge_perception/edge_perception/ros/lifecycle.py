@@ -1,0 +1,236 @@
+"""The life of every node of this package: lifecycle, parameters, counts, diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import State
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from edge_perception.metrics.fps import FPSMeter
+from edge_perception.metrics.latency import StageLatencies
+from edge_perception.ros.links import Links
+from edge_perception.ros.parameters import LiveParameters, declare, parameter
+from edge_perception.types import EdgePerceptionError
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """What every node has."""
+
+    autostart: bool = parameter(
+        True, 'configure and activate at start, without a lifecycle manager'
+    )
+
+
+class StartError(EdgePerceptionError):
+    """A node could not be configured or activated."""
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node whose subclasses implement `configure`, `activate`, `deactivate`,
+    `cleanup`, `parameters_changed` and `diagnose`.
+
+    `configure` and `activate` may raise EdgePerceptionError: the text is logged in one line and
+    the transition fails. `deactivate` and `cleanup` are also called after a failure half-way and
+    on shutdown from any state, so they tolerate what is not there.
+
+    Args:
+        name: default node name.
+        parameters_type: the dataclass of the node's parameters, a NodeParameters.
+        links: the other nodes of this process, None when they are elsewhere.
+        kwargs: for rclpy's node: namespace, parameter_overrides, context, cli_args.
+    """
+
+    def __init__(
+        self, name: str, parameters_type: type, *, links: Links | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(name, **kwargs)
+        self.links = links
+        self.latencies = StageLatencies()
+        self.fps = FPSMeter()
+        self._live = LiveParameters(
+            self,
+            declare(self, parameters_type),
+            changed=self.parameters_changed,
+            may_configure=lambda: self.state_id == State.PRIMARY_STATE_UNCONFIGURED,
+        )
+        self._undo: list[Callable[[], None]] = []
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        # Steady time: a simulated clock that stands still must not silence the diagnostics.
+        self.create_timer(
+            1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    # What subclasses implement.
+
+    def configure(self) -> None:
+        """Load what is needed and create publishers."""
+
+    def activate(self) -> None:
+        """Start: subscribe, start threads. Register with `until_deactivate` what ends it."""
+
+    def deactivate(self) -> None:
+        """Stop and flush, after everything registered by `until_deactivate`."""
+
+    def cleanup(self) -> None:
+        """Free what `configure` made."""
+
+    def parameters_changed(self, updated: Any) -> None:
+        """Take over live parameters; raise EdgePerceptionError to refuse the change."""
+
+    def diagnose(self, report: Report) -> None:
+        """Add this node's values to `report`."""
+
+    # What subclasses use.
+
+    @property
+    def parameters(self) -> Any:
+        """The values in force, as the frozen dataclass given at construction."""
+        return self._live.current
+
+    @property
+    def state_id(self) -> int:
+        """One of lifecycle_msgs/State's primary or transition states."""
+        return int(self._state_machine.current_state[0])
+
+    @property
+    def state_label(self) -> str:
+        """The name of the state: unconfigured, inactive, active, finalized."""
+        return str(self._state_machine.current_state[1])
+
+    def until_deactivate(self, undo: Callable[[], None]) -> None:
+        """Call `undo` at deactivation, last registered first."""
+        self._undo.append(undo)
+
+    def log_error_once_a_second(self, error: Exception) -> None:
+        """Log an error of one frame; more within the second are counted only."""
+        text = str(error) if isinstance(error, EdgePerceptionError) else repr(error)
+        self.get_logger().error(text, throttle_duration_sec=1.0)
+
+    def now_ns(self) -> int:
+        """The node's clock (simulated where use_sim_time is set), in nanoseconds."""
+        return int(self.get_clock().now().nanoseconds)
+
+    def start(self) -> None:
+        """Go from unconfigured to active.
+
+        Raises:
+            StartError: a transition failed; its reason is in the log.
+        """
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            raise StartError(f'{self.get_name()} could not be configured')
+        if self.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+            raise StartError(f'{self.get_name()} could not be activated')
+
+    # rclpy's side.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Called by rclpy."""
+        try:
+            self.configure()
+        except EdgePerceptionError as error:
+            self.get_logger().error(str(error))
+            self.cleanup()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Called by rclpy."""
+        result = super().on_activate(state)  # publishers first: work may come at once
+        try:
+            self.latencies.reset()
+            self.fps.reset()
+            self.activate()
+        except EdgePerceptionError as error:
+            self.get_logger().error(str(error))
+            self._stop()
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Called by rclpy."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Called by rclpy."""
+        self.cleanup()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Called by rclpy, from any state."""
+        self._stop()
+        self.cleanup()
+        return super().on_shutdown(state)
+
+    def destroy_node(self) -> None:
+        """Stop whatever runs, free everything, leave the graph. May be called in any state."""
+        self._stop()
+        self.cleanup()
+        super().destroy_node()
+
+    def _stop(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+        self.deactivate()
+
+    def _publish_diagnostics(self) -> None:
+        report = Report()
+        report.values['state'] = self.state_label
+        if self.state_id == State.PRIMARY_STATE_ACTIVE:
+            report.values['fps'] = f'{self.fps.fps:.2f}'
+            for stage, summary in self.latencies.summaries().items():
+                if summary.count:
+                    for key in ('avg', 'p50', 'p90', 'p95', 'p99'):
+                        value = getattr(summary, f'{key}_ms')
+                        report.values[f'{stage}_ms.{key}'] = f'{value:.3f}'
+        elif self.state_id not in (
+            State.PRIMARY_STATE_FINALIZED,
+            State.TRANSITION_STATE_SHUTTINGDOWN,
+        ):
+            report.warn(f'node is {self.state_label}')
+        self.diagnose(report)
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [report.status(self.get_fully_qualified_name().lstrip('/'))]
+        self._diagnostics.publish(message)
+
+
+class Report:
+    """One DiagnosticStatus in the making (REP-107). The worst level and its texts win."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.hardware_id = ''
+        self._level = DiagnosticStatus.OK
+        self._texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Something is not as it should be, and the node works."""
+        self._raise_to(DiagnosticStatus.WARN, text)
+
+    def error(self, text: str) -> None:
+        """The node cannot do its work."""
+        self._raise_to(DiagnosticStatus.ERROR, text)
+
+    def _raise_to(self, level: bytes, text: str) -> None:
+        if level > self._level:
+            self._level, self._texts = level, []
+        if level == self._level:
+            self._texts.append(text)
+
+    def status(self, node_name: str) -> DiagnosticStatus:
+        """The message; its name is that of the node, as REP-107 asks."""
+        return DiagnosticStatus(
+            level=self._level,
+            name=f'{node_name}: {node_name.rsplit("/", 1)[-1]}',
+            message='; '.join(self._texts) or 'OK',
+            hardware_id=self.hardware_id,
+            values=[KeyValue(key=key, value=value) for key, value in self.values.items()],
+        )

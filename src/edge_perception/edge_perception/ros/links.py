@@ -1,0 +1,67 @@
+"""How nodes of one process hand data to each other without messages in between.
+
+Each node takes `Links` or None. With links it gets frames, detections and tracks as the arrays
+they are; without, from topics. What a node publishes is the same in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from edge_perception.types import Detections, Frame, Tracks
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True)
+class Stamped(Generic[T]):
+    """What was found on one frame.
+
+    Attributes:
+        value: the arrays.
+        stamp_ns: acquisition time of the frame, in nanoseconds.
+        frame_id: coordinate frame of the camera.
+        names: class id -> class name.
+    """
+
+    value: T
+    stamp_ns: int
+    frame_id: str
+    names: Mapping[int, str]
+
+
+class Channel(Generic[T]):
+    """Calls every subscriber with each item, in the sender's thread."""
+
+    def __init__(self) -> None:
+        self._callbacks: tuple[Callable[[T], None], ...] = ()
+
+    def subscribe(self, callback: Callable[[T], None]) -> Callable[[], None]:
+        """Call `callback` with each item from now on; the returned function ends that."""
+        self._callbacks = (*self._callbacks, callback)
+
+        def unsubscribe() -> None:
+            self._callbacks = tuple(each for each in self._callbacks if each is not callback)
+
+        return unsubscribe
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether an item would reach anybody."""
+        return bool(self._callbacks)
+
+    def send(self, item: T) -> None:
+        """Hand `item` to every subscriber; they return at once."""
+        for callback in self._callbacks:
+            callback(item)
+
+
+@dataclass(frozen=True)
+class Links:
+    """The channels between the nodes of one process."""
+
+    frames: Channel[Frame] = field(default_factory=Channel)
+    detections: Channel[Stamped[Detections]] = field(default_factory=Channel)
+    tracks: Channel[Stamped[Tracks]] = field(default_factory=Channel)

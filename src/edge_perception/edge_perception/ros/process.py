@@ -1,0 +1,94 @@
+"""The main function of every executable: transport, executor, signals, exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import rclpy
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from edge_perception.ros.lifecycle import ManagedNode, StartError
+from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.types import EdgePerceptionError
+
+
+def make_executor() -> Executor:
+    """The executor with the least cost an event that this ROS distribution has.
+
+    rclpy's classic executors rebuild their wait set from all entities on every event.
+    """
+    try:
+        from rclpy.experimental import EventsExecutor
+    except ImportError:  # before Jazzy
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+class _Stopped(BaseException):
+    """A signal came while nodes were starting."""
+
+
+def run(create_nodes: Callable[[], Sequence[ManagedNode]], args: Sequence[str] | None = None) -> int:
+    """Run nodes until SIGINT or SIGTERM.
+
+    Args:
+        create_nodes: makes the nodes, once the middleware is up.
+        args: command line; sys.argv by default.
+
+    Returns:
+        0 after a signal, 1 when a node could not start.
+    """
+    apply_transport_defaults()
+    # Own handlers: rclpy's would shut the context down under nodes that still clean up, and a
+    # second Ctrl-C would end the process half-way.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stopping = False
+    starting = True
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        if starting:
+            raise _Stopped
+
+    nodes: Sequence[ManagedNode] = ()
+    executor = make_executor()
+    status = 0
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, stop)
+        nodes = create_nodes()
+        for node in nodes:
+            executor.add_node(node)
+        for node in nodes:
+            if node.parameters.autostart:
+                node.start()
+        starting = False
+        while not stopping and rclpy.ok():
+            # A loop of short turns: EventsExecutor.spin() does not return, and a signal handler
+            # of Python runs only between turns.
+            executor.spin_once(timeout_sec=0.2)
+    except _Stopped:
+        pass
+    except EdgePerceptionError as error:
+        if not isinstance(error, StartError):  # whose reason the node has logged
+            rclpy.logging.get_logger('edge_perception').error(str(error))
+        status = 1
+    finally:
+        starting = False
+        for node in reversed(nodes):
+            executor.remove_node(node)
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return status
+
+
+def main(*factories: Callable[..., ManagedNode], **kwargs: Any) -> None:
+    """Entry point of an executable that runs one node of each factory."""
+    sys.exit(run(lambda: [factory(**kwargs) for factory in factories]))

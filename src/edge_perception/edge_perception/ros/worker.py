@@ -1,0 +1,143 @@
+"""One thread that takes work from bounded lanes: the newest item wins, nothing queues up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar('T')
+
+
+@dataclass
+class LaneCounts:
+    """What became of the items offered to a lane since the start."""
+
+    received: int = 0
+    dropped: int = 0
+    processed: int = 0
+    failed: int = 0
+
+
+class Lane(Generic[T]):
+    """A bounded queue into a worker. A new item pushes out the oldest one of a full lane."""
+
+    def __init__(self, worker: Worker, process: Callable[[T], None], depth: int) -> None:
+        self.counts = LaneCounts()
+        self._worker = worker
+        self._process = process
+        self._items: deque[T] = deque(maxlen=depth)
+
+    def offer(self, item: T) -> None:
+        """Hand over `item` and return at once."""
+        with self._worker.wake:
+            self.counts.received += 1
+            if len(self._items) == self._items.maxlen:
+                self.counts.dropped += 1
+            self._items.append(item)
+            self._worker.wake.notify()
+
+
+class Worker:
+    """Runs the items of its lanes on one thread; earlier lanes go first.
+
+    Args:
+        name: of the thread, as `top -H` and debuggers show it.
+        on_error: called on the worker's thread with what an item raised; the worker lives on.
+        nice: added to the thread's niceness (Linux), 0 to 19, so that heavy work yields to the
+            threads that answer every frame.
+    """
+
+    def __init__(
+        self, *, name: str, on_error: Callable[[Exception], None], nice: int = 0
+    ) -> None:
+        self.wake = threading.Condition()
+        self._name = name
+        self._on_error = on_error
+        self._nice = nice
+        self._lanes: list[Lane[Any]] = []
+        self._thread: threading.Thread | None = None
+        self._running = False
+
+    def lane(self, process: Callable[[T], None], *, depth: int = 1) -> Lane[T]:
+        """Add a lane that calls `process` with each item; `depth` items may wait."""
+        lane = Lane(self, process, depth)
+        self._lanes.append(lane)
+        return lane
+
+    def start(self) -> None:
+        """Start the thread. What waits in the lanes is taken first."""
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Let the item in work finish, drop what waits, end the thread.
+
+        Returns:
+            False when the item in work outlasted `timeout_s`; its thread ends after it.
+        """
+        with self.wake:
+            self._running = False
+            for lane in self._lanes:
+                lane.counts.dropped += len(lane._items)
+                lane._items.clear()
+            self.wake.notify_all()
+        thread, self._thread = self._thread, None
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        thread = threading.current_thread()
+        make_nice(self._nice)
+        while True:
+            with self.wake:
+                while self._running and not any(lane._items for lane in self._lanes):
+                    self.wake.wait()
+                if not self._running or self._thread is not thread:
+                    return
+                lane = next(lane for lane in self._lanes if lane._items)
+                item = lane._items.popleft()
+            try:
+                lane._process(item)
+                lane.counts.processed += 1
+            except Exception as error:  # one bad item must not end the stream
+                lane.counts.failed += 1
+                self._on_error(error)
+            del item  # a large frame must not live until the next one comes
+
+
+def make_nice(nice: int) -> None:
+    """Lower the priority of the calling thread, and of threads that it starts later (Linux)."""
+    if nice:
+        tid = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, tid, os.getpriority(os.PRIO_PROCESS, tid) + nice)
+
+
+def call_nice(nice: int, function: Callable[[], T]) -> T:
+    """Call `function` on a thread of lower priority and return its result or raise its error.
+
+    Inference libraries start their thread pools while a model loads; the pool's threads inherit
+    the priority of the thread that loads it.
+    """
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        make_nice(nice)
+        try:
+            result.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name='load', daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]

@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def reference_data() -> Path:
+    """Folder with data/ and models/ to measure with, which lie outside the project."""
+    folder = Path(os.environ.get('EDGE_PERCEPTION_REFERENCE_DATA', REPOSITORY.parent / 'shared'))
+    if not (folder / 'data' / 'MANIFEST.md').is_file():
+        pytest.skip('reference data is not here: set EDGE_PERCEPTION_REFERENCE_DATA')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def demo_clip() -> Path:
+    """395 frames of pedestrians, 768x576, 10 Hz."""
+    return REPOSITORY / 'test' / 'data' / 'pedestrians.mp4'
