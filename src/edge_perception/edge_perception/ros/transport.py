@@ -1,0 +1,102 @@
+"""What the middleware and the C library need so that Python nodes pass images without loss.
+
+Two things are wrong for images as they come. Fast DDS splits an image into many fragments and loses
+some of them (config/fastdds.xml says more). And glibc maps and unmaps memory anew for every block
+above 128 KiB, so each received image pays for thousands of page faults; with higher thresholds the
+same memory is used again, which cuts the CPU time of a 1080p subscriber to about a quarter.
+
+Every executable calls `apply_transport_defaults` before `rclpy.init`, launch files give
+`transport_environment` to the processes they start. `EDGE_PERCEPTION_TRANSPORT=default` in the
+environment switches both off, and what the user has set is left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Mapping
+
+from edge_perception.ros.paths import share_folder
+from edge_perception.types import EdgePerceptionError
+
+SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
+
+# Fast DDS calls it FASTRTPS_ up to 2.x of ROS 2 Humble; newer releases know the first name.
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+# The user's own choice of transports, which a profile file would override.
+_USER_CHOICES = (*PROFILE_VARIABLES, 'FASTDDS_BUILTIN_TRANSPORTS')
+
+# mallopt(3): blocks below the first come from the heap, whose free end goes back to the system only
+# above the second. 32 MiB is the highest mmap threshold that the manual allows; it covers 4K bgr8.
+MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024
+TRIM_THRESHOLD_BYTES = 256 * 1024 * 1024
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_MALLOC_VARIABLES = {
+    'MALLOC_MMAP_THRESHOLD_': str(MMAP_THRESHOLD_BYTES),
+    'MALLOC_TRIM_THRESHOLD_': str(TRIM_THRESHOLD_BYTES),
+}
+
+
+class TransportError(EdgePerceptionError):
+    """The value of EDGE_PERCEPTION_TRANSPORT is none that this module knows."""
+
+
+def apply_transport_defaults() -> None:
+    """Set up this process for images; call it before `rclpy.init`, before other threads start.
+
+    Raises:
+        TransportError: EDGE_PERCEPTION_TRANSPORT is neither `default` nor `images`.
+    """
+    if not _enabled(os.environ):
+        return
+    os.environ.update(_profile_environment(os.environ))
+    # The C library reads its environment variables before Python runs, so here it takes the call.
+    if platform.libc_ver()[0] == 'glibc' and not _MALLOC_VARIABLES.keys() & os.environ.keys():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
+
+
+def transport_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that set up a process yet to be started, such as by a launch file.
+
+    Args:
+        environment: what the process would otherwise see, this process's own by default.
+
+    Returns:
+        Variables to add; none that the environment has already.
+
+    Raises:
+        TransportError: EDGE_PERCEPTION_TRANSPORT is neither `default` nor `images`.
+    """
+    environment = os.environ if environment is None else environment
+    if not _enabled(environment):
+        return {}
+    variables = _profile_environment(environment)
+    if not _MALLOC_VARIABLES.keys() & environment.keys():
+        variables.update(_MALLOC_VARIABLES)
+    return variables
+
+
+def _enabled(environment: Mapping[str, str]) -> bool:
+    """Whether the user wants these settings, which is so unless he says otherwise."""
+    value = environment.get(SWITCH_VARIABLE, 'images')
+    if value not in ('images', 'default'):
+        raise TransportError(
+            f'{SWITCH_VARIABLE}={value}: use `images` (the same as unset) for the settings of '
+            'this package or `default` for those of the middleware'
+        )
+    return value == 'images'
+
+
+def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that name the Fast DDS profile, where Fast DDS is used and has none yet."""
+    middleware = environment.get('RMW_IMPLEMENTATION', '')
+    if middleware and not middleware.startswith('rmw_fastrtps'):
+        return {}
+    if any(environment.get(name) for name in _USER_CHOICES):
+        return {}
+    profile = str(share_folder() / 'config' / 'fastdds.xml')
+    return dict.fromkeys(PROFILE_VARIABLES, profile)
