@@ -1,0 +1,207 @@
+"""Train a detector with Ultralytics: any of its models or YAMLs on any YOLO dataset.
+
+    python model_tools/train.py --model model_tools/yolov8p.yaml --data datasets/person/data.yaml \\
+        --epochs 60 --imgsz 416 --batch 16 --name person
+
+leaves model_tools/runs/NAME/ (weights, results.csv, plots, args.yaml) and copies the best weights
+to models/latest.pt. A YAML starts from random weights, a .pt goes on from its own. The learning
+rate falls along a cosine; the seed makes a run repeatable on the same machine. Nothing is
+downloaded when model and data are files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_perception.types import EdgePerceptionError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RUNS = REPOSITORY / 'model_tools' / 'runs'
+LATEST = REPOSITORY / 'models' / 'latest.pt'
+_IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+
+
+class TrainError(EdgePerceptionError):
+    """Training cannot start, or broke off."""
+
+
+def check_dataset(data: Path) -> None:
+    """Look at a dataset before minutes are spent on it.
+
+    Raises:
+        TrainError: no YAML, no names, no images or no label file for any training image.
+    """
+    try:
+        content = yaml.safe_load(data.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [''])[0]
+        raise TrainError(f'cannot read the dataset file {data}: {reason}') from error
+    if not isinstance(content, dict) or not content.get('train') or not content.get('names'):
+        raise TrainError(f'{data} is no YOLO dataset: it needs at least `train` and `names`')
+    root = Path(content.get('path') or data.parent)
+    root = root if root.is_absolute() else data.parent / root
+    listed = content['train']
+    for folder in [listed] if isinstance(listed, str) else listed:
+        images_folder = root / folder
+        if not images_folder.is_dir():
+            continue  # a text file that lists images: ultralytics reads it
+        images = [p for p in images_folder.rglob('*') if p.suffix.lower() in _IMAGE_SUFFIXES]
+        if not images:
+            raise TrainError(f'{data}: no images in {images_folder}')
+        if not any(_label_path(image).is_file() for image in images):
+            raise TrainError(f'{data}: no labels for the images in {images_folder}')
+
+
+def _label_path(image: Path) -> Path:
+    """The label file of an image: `images` becomes `labels`, as Ultralytics has it."""
+    parts = list(image.parts)
+    if 'images' in parts:
+        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
+    return Path(*parts).with_suffix('.txt')
+
+
+def train(
+    model: str,
+    data: Path,
+    *,
+    name: str,
+    epochs: int = 100,
+    image_size: int = 640,
+    batch: int = 16,
+    seed: int = 0,
+    device: str = '',
+    threads: int | None = None,
+    cache: bool = False,
+    runs: Path = RUNS,
+    latest: Path = LATEST,
+    **overrides: Any,
+) -> Path:
+    """Train and keep the best weights.
+
+    Args:
+        model: Ultralytics YAML (random weights) or .pt (its weights).
+        data: the dataset's YAML.
+        name: of the run; a new folder in `runs`.
+        epochs: rounds over the training images.
+        image_size: side of the square input in pixels.
+        batch: images a step; every batch is an optimiser step (no accumulation, which would
+            leave a small dataset with too few steps).
+        seed: of all random numbers.
+        device: as Ultralytics has it; empty picks a GPU where there is one.
+        threads: CPU threads; None leaves it to PyTorch.
+        cache: keep the images in memory.
+        runs: folder of the runs.
+        latest: where the best weights are copied to.
+        overrides: further Ultralytics settings.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        TrainError: with one line that says what is wrong.
+    """
+    folder = runs / name
+    if folder.exists():
+        raise TrainError(f'{folder} exists: choose another --name or remove it')
+    data = data.resolve()
+    check_dataset(data)
+    if Path(model).is_file():
+        os.environ.setdefault('YOLO_OFFLINE', 'true')
+    elif Path(model).name != model:
+        raise TrainError(f'model not found: {model}')
+    os.environ.setdefault('YOLO_AUTOINSTALL', 'false')
+    import torch
+    from ultralytics import YOLO
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        network = YOLO(model, task='detect')
+        network.train(
+            data=str(data),
+            epochs=epochs,
+            imgsz=image_size,
+            batch=batch,
+            nbs=batch,
+            seed=seed,
+            deterministic=True,
+            cos_lr=True,
+            device=device or None,
+            cache='ram' if cache else False,
+            project=str(runs.resolve()),
+            name=name,
+            exist_ok=False,
+            **overrides,
+        )
+    except (OSError, RuntimeError, ValueError, TypeError, SyntaxError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrainError(f'training of {model} on {data} failed: {reason}') from error
+    best = folder / 'weights' / 'best.pt'
+    if not best.is_file():
+        raise TrainError(f'training ended without weights in {folder}')
+    copy_atomically(best, latest)
+    return folder
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the whole new one at any moment."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        shutil.copyfile(source, beside)
+        os.replace(beside, target)
+    except OSError as error:
+        raise TrainError(f'cannot write {target}: {error}') from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--model', required=True, help='YAML (from scratch) or .pt (fine-tune)')
+    parser.add_argument('--data', required=True, type=Path, help='YAML of a YOLO dataset')
+    parser.add_argument('--epochs', type=int, default=100)
+    parser.add_argument('--imgsz', type=int, default=640, help='pixels')
+    parser.add_argument('--batch', type=int, default=16)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--name', required=True, help='of the run')
+    parser.add_argument('--device', default='', help='cpu, 0, ... (default: a GPU if any)')
+    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument('--cache', action='store_true', help='keep the images in memory')
+    options = parser.parse_args(arguments)
+    try:
+        folder = train(
+            options.model,
+            options.data,
+            name=options.name,
+            epochs=options.epochs,
+            image_size=options.imgsz,
+            batch=options.batch,
+            seed=options.seed,
+            device=options.device,
+            threads=options.threads,
+            cache=options.cache,
+        )
+    except EdgePerceptionError as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('train: stopped; models/latest.pt is as it was', file=sys.stderr)
+        return 130
+    print(f'{folder}: best weights copied to {LATEST}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
