@@ -25,3 +25,7 @@ def missing_path_error(path: Path) -> MediaError:
     close = difflib.get_close_matches(path.name, names, n=1)
     hint = f'; did you mean {path.parent / close[0]}?' if close else ''
     return MediaError(f'{path}: no such file, folder or device{hint}')
+
+
+class ImageConversionError(MediaError):
+    """An image message is malformed, or its encoding is none that can be converted."""

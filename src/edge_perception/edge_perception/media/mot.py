@@ -217,3 +217,18 @@ class MotWriter:
             self.close()
         else:
             self.abort()
+
+
+def write_tracks(path: str | Path, frames: Iterable[tuple[int, Tracks]]) -> None:
+    """Write the tracks of a whole sequence.
+
+    Args:
+        path: the file, replaced when it exists.
+        frames: pairs of frame number (from 1) and the tracks on it.
+
+    Raises:
+        MediaError: the file cannot be written, or a frame number is below 1.
+    """
+    with MotWriter(path) as writer:
+        for frame, tracks in frames:
+            writer.write(frame, tracks)

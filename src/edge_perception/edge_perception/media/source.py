@@ -38,6 +38,7 @@ class Source(ABC):
         camera_info: the calibration that the source carries; None when it carries none.
         round: how often the source has begun anew because of `loop`; 0 in the first round. It
             speaks of the frame delivered last.
+        skipped: images of this round that could not be decoded and were left out.
     """
 
     description: str = ''
@@ -45,6 +46,7 @@ class Source(ABC):
     is_live: bool = False
     camera_info: CameraInfo | None = None
     round: int = 0
+    skipped: int = 0
 
     @property
     def frame_count(self) -> int | None:

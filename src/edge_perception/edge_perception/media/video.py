@@ -1,12 +1,14 @@
-"""Video files, read through PyAV (FFmpeg's libraries): exact time stamps, clear errors."""
+"""Video files, read and written through PyAV (FFmpeg): exact time stamps, clear errors."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import cv2
@@ -14,9 +16,13 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from edge_perception.media.atomic import temporary_beside
 from edge_perception.media.errors import MediaError
 from edge_perception.media.source import NANOSECONDS, RecordedSource
 from edge_perception.types import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +32,10 @@ _ROTATIONS = {
     180: cv2.ROTATE_180,
     270: cv2.ROTATE_90_CLOCKWISE,
 }
+
+
+TIME_BASE = Fraction(1, 90_000)
+"""Unit of time in written files: MPEG's, a multiple of the usual rates."""
 
 
 class BgrConverter:
@@ -139,7 +149,8 @@ class VideoFileSource(RecordedSource):
         convert = BgrConverter()
         first_pts: int | None = None
         stamp_ns = -period_ns
-        count = damaged = 0
+        self.skipped = 0
+        count = 0
         stopped_by = ''
         packets = self._container.demux(stream)
         while not self._closed:
@@ -153,7 +164,7 @@ class VideoFileSource(RecordedSource):
             try:
                 decoded = packet.decode()
             except av.FFmpegError:
-                damaged += 1
+                self.skipped += 1
                 continue
             for picture in decoded:
                 previous_ns = stamp_ns
@@ -169,16 +180,147 @@ class VideoFileSource(RecordedSource):
                 count += 1
                 yield Frame(convert(picture), stamp_ns, self._frame_id)
         expected = stream.frames
-        if count and not self._reported and (damaged or stopped_by or count < expected):
+        if count and not self._reported and (self.skipped or stopped_by or count < expected):
             self._reported = True
             logger.warning(
                 '%s: %d of %s frames could be read (%d damaged packets%s)',
                 self._uri,
                 count,
                 expected or 'an unknown number of',
-                damaged,
+                self.skipped,
                 f'; stopped by: {stopped_by}' if stopped_by else '',
             )
 
     def _release(self) -> None:
         self._container.close()
+
+
+class VideoWriter:
+    """Writes an H.264 file (yuv420p, BT.601) that browsers and players show; whole or absent.
+
+    The file appears when the writer is closed. A context manager: leaving it by an exception
+    drops what was written.
+
+    Args:
+        path: the file, .mp4 or .mkv; replaced when it exists.
+        rate_hz: frames a second of frames without a stamp.
+
+    Raises:
+        MediaError: the folder cannot be written, the suffix is no container for H.264, or the
+            rate is not above 0.
+    """
+
+    def __init__(self, path: str | Path, rate_hz: float) -> None:
+        if not rate_hz > 0:
+            raise MediaError(f'{path}: rate_hz must be above 0, got {rate_hz:g}')
+        self._path = Path(path)
+        self._rate = Fraction(rate_hz).limit_denominator(1001)
+        self._temporary = temporary_beside(self._path)
+        self._size: tuple[int, int] | None = None
+        self._first_stamp_ns: int | None = None
+        self._pts = -1
+        self._reformatter = VideoReformatter()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._container: av.container.OutputContainer | None = av.open(
+                str(self._temporary), 'w', options={'movflags': '+faststart'}
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._temporary.unlink(missing_ok=True)
+            raise MediaError(f'{path}: cannot be written: {reason(error)}') from error
+
+    def _open_stream(self, width: int, height: int) -> None:
+        assert self._container is not None
+        stream = self._container.add_stream('libx264', rate=self._rate)
+        assert isinstance(stream, av.VideoStream)
+        # H.264 halves the colour planes: odd sizes get one more row or column.
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = 'yuv420p'
+        stream.options = {'crf': '23', 'preset': 'veryfast'}
+        context = stream.codec_context
+        context.time_base = TIME_BASE
+        context.color_range = av.video.reformatter.ColorRange.MPEG
+        context.colorspace = av.video.reformatter.Colorspace.SMPTE170M
+        self._stream = stream
+        self._size = (width, height)
+
+    def write(self, image: NDArray[np.uint8], stamp_ns: int | None = None) -> None:
+        """Add one frame.
+
+        Args:
+            image: (h, w, 3) uint8 BGR, of the size of the first one.
+            stamp_ns: when it is shown, relative to the first one's; without it, one period after
+                the frame before. Give it for all frames or for none.
+
+        Raises:
+            MediaError: the writer is closed, the size has changed, or the disk is full.
+        """
+        if self._container is None:
+            raise MediaError(f'{self._path}: the video is closed')
+        height, width = image.shape[:2]
+        try:
+            if self._size is None:
+                self._open_stream(width, height)
+            if self._size != (width, height):
+                raise MediaError(
+                    f'{self._path}: began with {self._size[0]} x {self._size[1]} pixels, '
+                    f'this frame has {width} x {height}'
+                )
+            if width % 2 or height % 2:
+                image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+            picture = self._reformatter.reformat(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format='bgr24'),
+                format='yuv420p',
+                dst_colorspace='ITU601',
+            )
+            picture.pts = self._pts = self._next_pts(stamp_ns)
+            picture.time_base = TIME_BASE
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f'{self._path}: cannot be written: {reason(error)}') from error
+
+    def _next_pts(self, stamp_ns: int | None) -> int:
+        """Time of a frame in `TIME_BASE`, always after the one before."""
+        if self._pts < 0:
+            self._first_stamp_ns = stamp_ns
+            return 0
+        if stamp_ns is None or self._first_stamp_ns is None:
+            return self._pts + round(1 / (self._rate * TIME_BASE))
+        elapsed = Fraction(stamp_ns - self._first_stamp_ns, NANOSECONDS)
+        return max(round(elapsed / TIME_BASE), self._pts + 1)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place; nothing happens the second time.
+
+        Raises:
+            MediaError: no frame was written, or the disk is full.
+        """
+        container, self._container = self._container, None
+        if container is None:
+            return
+        try:
+            if self._size is None:
+                raise MediaError(f'{self._path}: not one frame was written')
+            container.mux(self._stream.encode(None))
+            container.close()
+            os.replace(self._temporary, self._path)
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f'{self._path}: cannot be written: {reason(error)}') from error
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def abort(self) -> None:
+        """Drop what was written; nothing happens after `close`."""
+        container, self._container = self._container, None
+        if container is not None:
+            container.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abort()
