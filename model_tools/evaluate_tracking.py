@@ -1,0 +1,589 @@
+"""Score a tracker against ground truth, with a detector that speaks seldom and late.
+
+    python model_tools/evaluate_tracking.py --video street.mp4 --model yolov8n.onnx --gt gt.txt \\
+        --tracker hybrid --detect-every 5 --latency-frames 3 --json scores.json
+    python model_tools/evaluate_tracking.py --mot-root MOT15/train --tracker bytetrack
+
+With --video the model finds the objects and the tracker sees the pictures; with --mot-root each
+sequence brings det/det.txt, gt/gt.txt and seqinfo.ini (MOTChallenge), and there are no pictures.
+Ground truth is in MOTChallenge's text format; frame 1 is the first frame of the video.
+
+With --detect-every N the detector sees frames 1, N+1, 2N+1 ..., and with --latency-frames L its
+result for frame k reaches the tracker just before frame k+L. What is scored for a frame is what
+the tracker said when that frame was stepped; nothing is corrected afterwards.
+
+Scores are TrackEval's, in percent, over all sequences together and for each. Detections of a video
+are kept in a cache, so that only the first run of a model on a video is slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track as progress
+
+from edge_perception.detection import Detector
+from edge_perception.media import open_source
+from edge_perception.tracking import TRACKERS, Tracker, create_tracker
+from edge_perception.types import Detections, EdgePerceptionError, Tracks
+
+Item = TypeVar('Item')
+
+# Trackers use weak detections too, to go on through occlusions.
+SCORE_THRESHOLD = 0.1
+# MOT16 and later mark each row of ground truth with a class of this many; MOT15 has none.
+_MOT_CLASS_COUNT = 13
+
+_HOTA_MEANS = ('HOTA', 'DetA', 'AssA')
+
+
+class EvaluationError(EdgePerceptionError):
+    """What is to be scored cannot be read or does not fit together."""
+
+
+@dataclass(frozen=True)
+class TrackingSequence:
+    """Something to track.
+
+    Attributes:
+        name: as it appears in the scores.
+        stamps_ns: of every frame.
+        detections: of every frame.
+        gt_path: ground truth in MOTChallenge's format.
+        images: opens the pictures anew, (h, w, 3) uint8 BGR each; None where there are none.
+    """
+
+    name: str
+    stamps_ns: Sequence[int]
+    detections: Sequence[Detections]
+    gt_path: Path
+    images: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
+
+
+@dataclass(frozen=True)
+class TrackingRun:
+    """What a tracker said of a sequence.
+
+    Attributes:
+        tracks: of every frame, as put out when it was stepped.
+        step_us: time of every frame in microseconds: corrections and step.
+    """
+
+    tracks: list[Tracks]
+    step_us: NDArray[np.float64]
+
+
+def track(
+    sequence: TrackingSequence,
+    tracker: Tracker[Any],
+    *,
+    detect_every: int = 1,
+    latency_frames: int = 0,
+    use_images: bool = True,
+) -> TrackingRun:
+    """Run a tracker over a sequence.
+
+    Args:
+        sequence: what to track.
+        tracker: a fresh one.
+        detect_every: the detector sees every n-th frame, from the first.
+        latency_frames: how many frames later its result arrives.
+        use_images: let the tracker see the pictures, where there are any.
+    """
+    images = sequence.images() if sequence.images and use_images else None
+    tracks: list[Tracks] = []
+    step_us = np.empty(len(sequence.stamps_ns))
+    for index, stamp_ns in enumerate(sequence.stamps_ns):
+        image = next(images) if images else None
+        arriving = index - latency_frames
+        start = time.perf_counter()
+        if arriving >= 0 and arriving % detect_every == 0:
+            tracker.correct(sequence.stamps_ns[arriving], sequence.detections[arriving])
+        tracks.append(tracker.step(stamp_ns, image))
+        step_us[index] = (time.perf_counter() - start) * 1e6
+    return TrackingRun(tracks, step_us)
+
+
+def write_mot(path: Path, tracks: Sequence[Tracks]) -> None:
+    """Write tracks in MOTChallenge's format: frame, id, left, top, width, height, score."""
+    with path.open('w') as file:
+        for number, frame in enumerate(tracks, start=1):
+            for box, track_id, score in zip(frame.xyxy, frame.track_id, frame.score, strict=True):
+                left, top, right, bottom = box
+                file.write(
+                    f'{number},{track_id},{left:.3f},{top:.3f},{right - left:.3f},'
+                    f'{bottom - top:.3f},{score:.4f},-1,-1,-1\n'
+                )
+
+
+def score(runs: Mapping[str, tuple[Path, Sequence[Tracks]]]) -> dict[str, Any]:
+    """Score tracks by TrackEval's MotChallenge2DBox with its default preprocessing.
+
+    Args:
+        runs: ground truth file and tracks of every frame, by name of the sequence.
+
+    Returns:
+        HOTA, DetA, AssA, MOTA, IDF1 in percent, IDSW, FP, FN over all sequences, and the same of
+        each in `sequences`.
+
+    Raises:
+        EvaluationError: TrackEval refuses the ground truth.
+    """
+    # Imported here: it is needed for scores only, and takes a second.
+    import trackeval
+
+    metrics = (
+        trackeval.metrics.HOTA(),
+        trackeval.metrics.CLEAR({'PRINT_CONFIG': False}),
+        trackeval.metrics.Identity({'PRINT_CONFIG': False}),
+    )
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / 'run' / 'data').mkdir(parents=True)
+        for name, (gt_path, tracks) in runs.items():
+            write_mot(root / 'run' / 'data' / f'{name}.txt', tracks)
+            gt_folder = root / 'gt' / name / 'gt'
+            gt_folder.mkdir(parents=True)
+            _write_gt(gt_path, gt_folder / 'gt.txt', len(tracks))
+            try:
+                dataset = trackeval.datasets.MotChallenge2DBox(
+                    {
+                        'GT_FOLDER': str(root / 'gt'),
+                        'TRACKERS_FOLDER': str(root),
+                        'TRACKERS_TO_EVAL': ['run'],
+                        'BENCHMARK': 'MOT17' if _has_classes(gt_path) else 'MOT15',
+                        'SEQ_INFO': {name: len(tracks)},
+                        'SKIP_SPLIT_FOL': True,
+                        'PRINT_CONFIG': False,
+                    }
+                )
+                raw = dataset.get_raw_seq_data('run', name)
+                data = dataset.get_preprocessed_seq_data(raw, 'pedestrian')
+            except trackeval.utils.TrackEvalException as error:
+                raise EvaluationError(f'{gt_path}: {error}') from error
+            results[name] = {metric.get_name(): metric.eval_sequence(data) for metric in metrics}
+    together = {
+        metric.get_name(): metric.combine_sequences(
+            {name: result[metric.get_name()] for name, result in results.items()}
+        )
+        for metric in metrics
+    }
+    return {
+        **_summary(together),
+        'sequences': {name: _summary(result) for name, result in results.items()},
+    }
+
+
+def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    hota, clear, identity = result['HOTA'], result['CLEAR'], result['Identity']
+    return {
+        **{name: round(100 * float(np.mean(hota[name])), 3) for name in _HOTA_MEANS},
+        'MOTA': round(100 * float(clear['MOTA']), 3),
+        'IDF1': round(100 * float(identity['IDF1']), 3),
+        'IDSW': int(clear['IDSW']),
+        'FP': int(clear['CLR_FP']),
+        'FN': int(clear['CLR_FN']),
+    }
+
+
+def _read_rows(path: Path) -> NDArray[np.float64]:
+    """Rows of a MOTChallenge text file: (n, columns)."""
+    try:
+        rows = np.loadtxt(path, delimiter=',', ndmin=2)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f'cannot read {path}: {error}') from error
+    if rows.size and rows.shape[1] < 7:
+        raise EvaluationError(
+            f'{path} is not in MOTChallenge format: 7 or more columns expected, '
+            f'it has {rows.shape[1]}'
+        )
+    return rows
+
+
+def _has_classes(gt_path: Path) -> bool:
+    """Whether the 8th of 9 columns is a class, as from MOT16 on."""
+    rows = _read_rows(gt_path)
+    if rows.shape[1] != 9:
+        return False
+    return bool(np.isin(rows[:, 7], np.arange(1, _MOT_CLASS_COUNT + 1)).all())
+
+
+def _write_gt(source: Path, target: Path, frame_count: int) -> None:
+    """Copy the rows of the first `frame_count` frames; TrackEval refuses others."""
+    kept = [
+        line
+        for line in source.read_text().splitlines()
+        if line.strip() and 1 <= float(line.split(',')[0]) <= frame_count
+    ]
+    target.write_text('\n'.join(kept) + '\n')
+
+
+def open_mot_sequence(folder: Path) -> TrackingSequence:
+    """Read one sequence of a MOTChallenge folder: det/det.txt, gt/gt.txt, seqinfo.ini.
+
+    Raises:
+        EvaluationError: one of them is missing or malformed.
+    """
+    info = configparser.ConfigParser()
+    info_path = folder / 'seqinfo.ini'
+    try:
+        if not info.read(info_path):
+            raise EvaluationError(f'{info_path} is missing')
+        rate_hz = info.getfloat('Sequence', 'frameRate')
+        length = info.getint('Sequence', 'seqLength')
+    except (configparser.Error, ValueError) as error:
+        raise EvaluationError(f'{info_path}: {error}') from error
+    if rate_hz <= 0:
+        raise EvaluationError(f'{info_path}: frameRate must be above 0, is {rate_hz}')
+    gt_path = folder / 'gt' / 'gt.txt'
+    if not gt_path.is_file():
+        raise EvaluationError(f'{gt_path} is missing')
+    rows = _read_rows(folder / 'det' / 'det.txt')
+    frame_index = rows[:, 0].astype(int) - 1
+    boxes = rows[:, 2:6].astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    scores = _as_probability(rows[:, 6]).astype(np.float32)
+    detections = []
+    for index in range(length):
+        chosen = frame_index == index
+        count = int(chosen.sum())
+        detections.append(Detections(boxes[chosen], scores[chosen], np.zeros(count, np.int32)))
+    stamps_ns = [round(index / rate_hz * 1e9) for index in range(length)]
+    return TrackingSequence(folder.name, stamps_ns, detections, gt_path)
+
+
+def _as_probability(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores in [0, 1]; those of detectors with another range (DPM) are spread over it."""
+    if not len(scores) or (scores.min() >= 0.0 and scores.max() <= 1.0):
+        return scores
+    low, high = np.percentile(scores, (1, 99))
+    return np.clip((scores - low) / max(high - low, 1e-9), 0.0, 1.0)
+
+
+def open_mot_root(root: Path, names: Sequence[str] | None = None) -> list[TrackingSequence]:
+    """Read the sequences of a MOTChallenge folder, all or those of `names`."""
+    found = {path.parent.name for path in root.glob('*/seqinfo.ini')}
+    missing = sorted(set(names or ()) - found)
+    if missing or not found:
+        raise EvaluationError(
+            f'{root} has no sequence {", ".join(missing) or "at all (SEQUENCE/seqinfo.ini)"}'
+        )
+    return [open_mot_sequence(root / name) for name in sorted(names or found)]
+
+
+def open_video(
+    uri: str,
+    gt_path: Path,
+    *,
+    model: str,
+    backend: str = 'auto',
+    image_size: int | None = None,
+    classes: Sequence[str] | None = ('person',),
+    cache: Path | None = None,
+) -> TrackingSequence:
+    """Detect on every frame of a video, or take the detections from the cache.
+
+    Args:
+        uri: anything that `open_source` reads and that ends.
+        gt_path: ground truth in MOTChallenge's format.
+        model: model file of the detector.
+        backend: of the detector.
+        image_size: of the detector; None is the model's own.
+        classes: to track; MOTChallenge knows persons only.
+        cache: folder of the detections; None is the user's cache folder.
+    """
+    if not gt_path.is_file():
+        raise EvaluationError(f'{gt_path} is missing')
+    settings = {
+        'version': 1,
+        'source': _fingerprint(uri),
+        'model': _fingerprint(model),
+        'backend': backend,
+        'image_size': image_size,
+        'classes': list(classes or ()),
+        'score_threshold': SCORE_THRESHOLD,
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+    path = (cache or _user_cache()) / f'{Path(uri).stem}-{key}.npz'
+    if not path.is_file():
+        stamps_ns, detections = _detect_all(uri, model, backend, image_size, classes)
+        _save_detections(path, stamps_ns, detections)
+    stamps_ns, detections = _load_detections(path)
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        with open_source(uri) as source:
+            for frame in source:
+                yield frame.image
+
+    return TrackingSequence(Path(uri).stem, stamps_ns, detections, gt_path, images)
+
+
+def _detect_all(
+    uri: str,
+    model: str,
+    backend: str,
+    image_size: int | None,
+    classes: Sequence[str] | None,
+) -> tuple[list[int], list[Detections]]:
+    stamps_ns, detections = [], []
+    with (
+        Detector(
+            backend,
+            model_path=model,
+            score_threshold=SCORE_THRESHOLD,
+            image_size=image_size,
+            classes=classes,
+        ) as detector,
+        open_source(uri) as source,
+    ):
+        for frame in _progress(source, 'detecting', source.frame_count):
+            stamps_ns.append(frame.stamp_ns)
+            detections.append(detector(frame))
+    return stamps_ns, detections
+
+
+def _progress(items: Iterable[Item], label: str, total: int | None) -> Iterable[Item]:
+    """Pass `items` on behind a bar on the terminal, if standard error is one."""
+    console = Console(stderr=True)
+    return progress(items, label, total=total, console=console, disable=not console.is_terminal)
+
+
+def _fingerprint(path: str) -> str:
+    """Digest of a file's content; of a folder's, its names and sizes; else the text itself."""
+    digest = hashlib.sha256()
+    if os.path.isfile(path):
+        with open(path, 'rb') as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    elif os.path.isdir(path):
+        for entry in sorted(Path(path).rglob('*')):
+            digest.update(f'{entry}:{entry.stat().st_size}\n'.encode())
+    else:
+        digest.update(path.encode())
+    return digest.hexdigest()
+
+
+def _user_cache() -> Path:
+    base = os.environ.get('XDG_CACHE_HOME') or str(Path.home() / '.cache')
+    return Path(base) / 'edge_perception' / 'detections'
+
+
+def _save_detections(
+    path: Path, stamps_ns: Sequence[int], detections: Sequence[Detections]
+) -> None:
+    """Write beside and rename, so that a broken run leaves nothing that looks whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    every = Detections.concatenate(detections)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with beside.open('wb') as file:
+            np.savez_compressed(
+                file,
+                stamps_ns=np.array(stamps_ns, np.int64),
+                counts=np.array([len(frame) for frame in detections]),
+                xyxy=every.xyxy,
+                score=every.score,
+                class_id=every.class_id,
+            )
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _load_detections(path: Path) -> tuple[list[int], list[Detections]]:
+    with np.load(path) as data:
+        every = Detections(data['xyxy'], data['score'], data['class_id'])
+        ends = np.cumsum(data['counts'])
+        starts = ends - data['counts']
+        stamps_ns = data['stamps_ns'].tolist()
+    return stamps_ns, [
+        every[int(start) : int(end)] for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def evaluate(
+    sequences: Sequence[TrackingSequence],
+    create: Callable[[], Tracker[Any]],
+    *,
+    detect_every: int = 1,
+    latency_frames: int = 0,
+    use_images: bool = True,
+) -> dict[str, Any]:
+    """Track and score sequences, each with a tracker of its own.
+
+    Returns:
+        What `score` returns, with `us_per_step` beside each set of scores.
+    """
+    runs = {
+        sequence.name: track(
+            sequence,
+            create(),
+            detect_every=detect_every,
+            latency_frames=latency_frames,
+            use_images=use_images,
+        )
+        for sequence in _progress(sequences, 'tracking', len(sequences))
+    }
+    report = score({s.name: (s.gt_path, runs[s.name].tracks) for s in sequences})
+    every_us = np.concatenate([run.step_us for run in runs.values()])
+    report['us_per_step'] = round(float(every_us.mean()), 1)
+    for name, run in runs.items():
+        report['sequences'][name]['us_per_step'] = round(float(run.step_us.mean()), 1)
+    return report
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write beside and rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        beside.write_text(json.dumps(report, indent=2) + '\n')
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The scores for people: a line a sequence, the last one for all."""
+    columns = ('HOTA', 'DetA', 'AssA', 'MOTA', 'IDF1', 'IDSW', 'FP', 'FN', 'us_per_step')
+    lines = [('sequence', *columns)]
+    rows = dict(report['sequences'])
+    if len(rows) != 1:
+        rows['together'] = report
+    for name, row in rows.items():
+        lines.append(
+            (
+                name,
+                *(f'{row[c]:.1f}' if isinstance(row[c], float) else str(row[c]) for c in columns),
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return '\n'.join(
+        '  '.join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition('=')
+    if not separator:
+        raise argparse.ArgumentTypeError(f'{text!r} is not NAME=VALUE')
+    try:
+        return name, json.loads(value.lower())
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, is {value}')
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'must not be negative, is {value}')
+    return value
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--video', help='video file, bag or folder of images; needs --model, --gt')
+    what.add_argument('--mot-root', type=Path, help='folder of MOTChallenge sequences')
+    parser.add_argument('--model', help='model file of the detector')
+    parser.add_argument('--gt', type=Path, help='ground truth of the video')
+    parser.add_argument('--sequences', nargs='+', metavar='NAME', help='only these of --mot-root')
+    parser.add_argument('--backend', default='auto', help='backend of the detector')
+    parser.add_argument('--imgsz', type=_positive, help="the detector's input size in pixels")
+    parser.add_argument(
+        '--classes', nargs='*', default=['person'], help='classes to track (default: person)'
+    )
+    parser.add_argument('--cache', type=Path, help='folder for the detections of videos')
+    parser.add_argument('--tracker', default='hybrid', choices=tuple(TRACKERS))
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        type=_parse_parameter,
+        metavar='NAME=VALUE',
+        help='a parameter of the tracker; may be given several times',
+    )
+    parser.add_argument('--detect-every', type=_positive, default=1, metavar='N')
+    parser.add_argument('--latency-frames', type=_not_negative, default=0, metavar='L')
+    parser.add_argument(
+        '--no-images', action='store_true', help='do not let the tracker see the pictures'
+    )
+    parser.add_argument('--json', type=Path, metavar='OUT', help='write the scores here')
+    options = parser.parse_args(arguments)
+    if options.video and not (options.model and options.gt):
+        parser.error('--video needs --model and --gt')
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is returned."""
+    options = parse_arguments(arguments)
+    try:
+        if options.video:
+            sequences = [
+                open_video(
+                    options.video,
+                    options.gt,
+                    model=options.model,
+                    backend=options.backend,
+                    image_size=options.imgsz,
+                    classes=options.classes,
+                    cache=options.cache,
+                )
+            ]
+        else:
+            sequences = open_mot_root(options.mot_root, options.sequences)
+        report = evaluate(
+            sequences,
+            lambda: create_tracker(options.tracker, **dict(options.set)),
+            detect_every=options.detect_every,
+            latency_frames=options.latency_frames,
+            use_images=not options.no_images,
+        )
+    except EdgePerceptionError as error:
+        print(f'evaluate_tracking: {error}', file=sys.stderr)
+        return 1
+    report['settings'] = {
+        'tracker': options.tracker,
+        'parameters': dict(options.set),
+        'detect_every': options.detect_every,
+        'latency_frames': options.latency_frames,
+        'images': bool(options.video) and not options.no_images,
+    }
+    if options.json:
+        write_json(options.json, report)
+    print(table(report))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

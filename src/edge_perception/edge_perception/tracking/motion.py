@@ -1,0 +1,86 @@
+"""Trackers that move their tracks by a constant-velocity Kalman filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_perception.tracking import kalman
+from edge_perception.tracking.association import Indices
+from edge_perception.tracking.base import (
+    LAST_NS,
+    Observation,
+    Tracker,
+    TrackerParameters,
+    TrackTable,
+    marked,
+)
+
+
+@dataclass(frozen=True)
+class FilterParameters(TrackerParameters):
+    """Parameters of the trackers with a Kalman filter.
+
+    Standard deviations are in object heights, so that they fit any distance and resolution.
+
+    Attributes:
+        measurement_std: of a detected box.
+        position_noise_std: of the process, a root second.
+        velocity_noise_std: of the process, a second a root second.
+        initial_velocity_std: a second.
+        lost_s: how long a track without detections is remembered.
+    """
+
+    measurement_std: float = 0.05
+    position_noise_std: float = 0.2
+    velocity_noise_std: float = 0.5
+    initial_velocity_std: float = 0.7
+    lost_s: float = 1.0
+
+
+FP = TypeVar('FP', bound=FilterParameters)
+
+
+class KalmanTracker(Tracker[FP]):
+    """Motion and corrections by the filter; association is left to the subclass."""
+
+    def _drop_stale(self, table: TrackTable, stamp_ns: int) -> TrackTable:
+        fresh = table.info[LAST_NS] >= stamp_ns - int(self._parameters.lost_s * 1e9)
+        return table if fresh.all() else table[fresh]
+
+    def _predict(self, table: TrackTable, dt_s: float, motion: Any) -> TrackTable:
+        parameters = self._parameters
+        state = kalman.predict(
+            table.state,
+            dt_s,
+            position_std=parameters.position_noise_std,
+            velocity_std=parameters.velocity_noise_std,
+        )
+        return TrackTable(state, table.score, table.info, table.memory)
+
+    def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:
+        return kalman.initiate(
+            measurement,
+            position_std=self._parameters.measurement_std,
+            velocity_std=self._parameters.initial_velocity_std,
+        )
+
+    def _measurement_var(self, measurement: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (self._parameters.measurement_std * measurement[3]) ** 2
+
+    def _corrected(
+        self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
+    ) -> TrackTable:
+        """`table` after the pairs (tracks, detections); the other tracks were missed."""
+        score, info = marked(table, tracks, observation, detections)
+        state = table.state
+        if len(tracks):
+            measurement = observation.measurement[:, detections]
+            state = state.copy()
+            state[:, :, tracks] = kalman.update_position(
+                state[:, :, tracks], measurement, self._measurement_var(measurement)
+            )
+        return TrackTable(state, score, info, table.memory)
