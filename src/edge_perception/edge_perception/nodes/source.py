@@ -118,12 +118,12 @@ class SourceNode(ManagedNode):
         self._published = 0
         self._problem = ''
         self._finished = False
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         thread = threading.Thread(target=self._run, name='source', daemon=True)
         thread.start()
 
         def end() -> None:
-            self._stop.set()
+            self._ending.set()
             self._close()  # a camera blocks until its next image: closing it ends the wait
             thread.join(5.0)
 
@@ -157,7 +157,7 @@ class SourceNode(ManagedNode):
             source.close()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ending.is_set():
             source = self._source
             try:
                 if source is None:
@@ -165,15 +165,15 @@ class SourceNode(ManagedNode):
                 self._publish_all(source)
                 break
             except EdgePerceptionError as error:
-                if self._stop.is_set():
+                if self._ending.is_set():
                     break
                 self._problem = str(error)
                 self.get_logger().error(str(error), throttle_duration_sec=10.0)
                 if source is not None and not source.is_live:
                     break  # a broken file does not mend itself; a camera is plugged in again
                 self._close()
-                self._stop.wait(REOPEN_AFTER_S)
-        if not self._stop.is_set():
+                self._ending.wait(REOPEN_AFTER_S)
+        if not self._ending.is_set():
             self._finished = True
             self.get_logger().info(f'end of {self.parameters.source}')
 
@@ -181,7 +181,7 @@ class SourceNode(ManagedNode):
         start_ns: int | None = None
         if self.parameters.wait_for_subscriber and not source.is_live:
             while not self._is_watched():
-                if self._stop.wait(0.05):
+                if self._ending.wait(0.05):
                     return
         for frame in source:
             if not source.is_live:
@@ -189,11 +189,11 @@ class SourceNode(ManagedNode):
                 if start_ns is None or now_ns - (start_ns + frame.stamp_ns) > LATEST_LAG_NS:
                     start_ns = now_ns - frame.stamp_ns
                 due_ns = start_ns + frame.stamp_ns
-                if self._stop.wait(max(due_ns - now_ns, 0) / 1e9):
+                if self._ending.wait(max(due_ns - now_ns, 0) / 1e9):
                     return
                 if self.parameters.stamps == 'now':
                     frame = dataclasses.replace(frame, stamp_ns=due_ns)
-            elif self._stop.is_set():
+            elif self._ending.is_set():
                 return
             self._problem = ''
             if not frame.frame_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,8 @@ class ManagedNode(LifecycleNode):
         """Called by rclpy."""
         try:
             self.configure()
-        except EdgePerceptionError as error:
-            self.get_logger().error(str(error))
+        except Exception as error:  # rclpy would swallow it without a word
+            self._log_failure(error)
             self.cleanup()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -146,8 +147,8 @@ class ManagedNode(LifecycleNode):
             self.latencies.reset()
             self.fps.reset()
             self.activate()
-        except EdgePerceptionError as error:
-            self.get_logger().error(str(error))
+        except Exception as error:
+            self._log_failure(error)
             self._stop()
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
@@ -174,6 +175,12 @@ class ManagedNode(LifecycleNode):
         self._stop()
         self.cleanup()
         super().destroy_node()
+
+    def _log_failure(self, error: Exception) -> None:
+        if isinstance(error, EdgePerceptionError):
+            self.get_logger().error(str(error))
+        else:  # a bug: the place matters
+            self.get_logger().error(''.join(traceback.format_exception(error)))
 
     def _stop(self) -> None:
         while self._undo:

@@ -156,15 +156,16 @@ def declare(node: Node, parameters_type: type[P]) -> P:
     for spec in specs(parameters_type):
         try:
             value = node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
-        except InvalidParameterTypeException as error:
-            raise ParameterError(
-                f'{spec.name}: expected {spec.type.__name__} such as '
-                f'{_TYPE_EXAMPLES[spec.type]}, got {error.value!r}'
-            ) from error
-        except InvalidParameterValueException as error:
-            # rclpy refused it against the descriptor; its own text names neither bound.
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            # rclpy's own texts name neither the bounds nor an example.
             given = node._parameter_overrides[spec.name].value
-            raise ParameterError(f'{spec.name}: {given!r} is not in {spec.range_text()}') from error
+            wanted = (
+                f'{given!r} is not in {spec.range_text()}'
+                if type(given) is spec.type
+                else f'expected {spec.type.__name__} such as {_TYPE_EXAMPLES[spec.type]}, '
+                f'got {given!r}'
+            )
+            raise ParameterError(f'{spec.name}: {wanted}') from error
         spec.check(value)
         values[spec.name] = value
     return parameters_type(**values)

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import rclpy
+from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
@@ -17,7 +18,7 @@ from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError
 
 
-def make_executor() -> Executor:
+def make_executor(context: Context | None = None) -> Executor:
     """The executor with the least cost an event that this ROS distribution has.
 
     rclpy's classic executors rebuild their wait set from all entities on every event.
@@ -25,8 +26,8 @@ def make_executor() -> Executor:
     try:
         from rclpy.experimental import EventsExecutor
     except ImportError:  # before Jazzy
-        return SingleThreadedExecutor()
-    return EventsExecutor()
+        return SingleThreadedExecutor(context=context)
+    return EventsExecutor(context=context)
 
 
 class _Stopped(BaseException):

@@ -60,7 +60,6 @@ class Worker:
         self._nice = nice
         self._lanes: list[Lane[Any]] = []
         self._thread: threading.Thread | None = None
-        self._running = False
 
     def lane(self, process: Callable[[T], None], *, depth: int = 1) -> Lane[T]:
         """Add a lane that calls `process` with each item; `depth` items may wait."""
@@ -70,7 +69,6 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread. What waits in the lanes is taken first."""
-        self._running = True
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
@@ -81,25 +79,27 @@ class Worker:
             False when the item in work outlasted `timeout_s`; its thread ends after it.
         """
         with self.wake:
-            self._running = False
+            thread, self._thread = self._thread, None
             for lane in self._lanes:
                 lane.counts.dropped += len(lane._items)
                 lane._items.clear()
             self.wake.notify_all()
-        thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(timeout_s)
         return not thread.is_alive()
 
+    def _is_current(self) -> bool:
+        # A thread that outlasted its stop must not work beside the one started after it.
+        return self._thread is threading.current_thread()
+
     def _run(self) -> None:
-        thread = threading.current_thread()
         make_nice(self._nice)
         while True:
             with self.wake:
-                while self._running and not any(lane._items for lane in self._lanes):
+                while self._is_current() and not any(lane._items for lane in self._lanes):
                     self.wake.wait()
-                if not self._running or self._thread is not thread:
+                if not self._is_current():
                     return
                 lane = next(lane for lane in self._lanes if lane._items)
                 item = lane._items.popleft()

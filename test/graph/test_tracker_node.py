@@ -1,0 +1,128 @@
+"""The tracker node on the real middleware."""
+
+import time
+
+import numpy as np
+import pytest
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from edge_perception.nodes.tracker import TrackerNode
+from edge_perception.ros.links import Stamped
+from edge_perception.ros.messages import stamp_ns, to_message
+from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.types import Detections
+
+PERIOD_NS = 100_000_000
+
+
+class DetectionPublisher:
+    def __init__(self, graph):
+        self._publisher = graph.node.create_publisher(Detection2DArray, 'detections', RESULTS_QOS)
+        graph.until(lambda: self._publisher.get_subscription_count(), 'the tracker')
+
+    def send(self, stamp, *boxes, name='person'):
+        detections = Detections(
+            xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            score=np.full(len(boxes), 0.9, np.float32),
+            class_id=np.zeros(len(boxes), np.int32),
+        )
+        self.send_message(to_message(Stamped(detections, stamp, 'camera', {0: name})))
+
+    def send_message(self, message):
+        self._publisher.publish(message)
+
+
+@pytest.fixture(params=['hybrid', 'iou', 'sort', 'bytetrack', 'ocsort'])
+def every_tracker(request):
+    return request.param
+
+
+def tracks_of(graph, messages, stamp):
+    def found():
+        return [message for message in messages if stamp_ns(message.header) == stamp]
+
+    graph.until(found, 'tracks')
+    return found()[0]
+
+
+def test_every_image_is_answered_also_without_detections(graph, images):
+    graph.add(TrackerNode)
+    messages = graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    for _ in range(5):
+        assert tracks_of(graph, messages, images.send()).detections == []
+    assert [stamp_ns(message.header) for message in messages] == images.stamps_ns
+
+
+def test_object_keeps_its_id_over_late_detections(graph, images, every_tracker):
+    node = graph.add(TrackerNode, tracker=every_tracker, use_images=False)
+    messages = graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    detections = DetectionPublisher(graph)
+    start, box = time.time_ns(), np.array([40, 40, 80, 140], np.float32)
+    ids = []
+    for i in range(8):
+        stamp = images.send(stamp_ns=start + i * PERIOD_NS)
+        answer = tracks_of(graph, messages, stamp)
+        ids += [detection.id for detection in answer.detections]
+        # The detection of this image comes when its tracks are out already.
+        detections.send(stamp, box + i * np.float32([3, 0, 3, 0]))
+        graph.until(
+            lambda i=i: node._corrections.counts.processed == i + 1, f'correction {i + 1}'
+        )
+    assert len(ids) >= 4
+    assert set(ids) == {'1'}
+    assert answer.detections[0].results[0].hypothesis.class_id == 'person'
+    assert answer.detections[0].bbox.center.position.x == pytest.approx(60 + 7 * 3, abs=6)
+
+
+def test_malformed_detections_are_counted_and_the_node_lives_on(graph, images):
+    graph.add(TrackerNode)
+    messages = graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    detections = DetectionPublisher(graph)
+    stamp = images.send()
+    bad = to_message(Stamped(Detections.empty(), stamp, '', {}))
+    bad.detections.append(Detection2D())
+    detections.send_message(bad)
+    graph.until(
+        lambda: graph.diagnostics.get('tracker', {}).get('failed') == '1', 'a failed count'
+    )
+    tracks_of(graph, messages, images.send())
+
+
+def test_stamps_that_jump_back_start_tracks_anew_with_new_ids(graph, images):
+    node = graph.add(TrackerNode, use_images=False, tracker='iou')
+    messages = graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    detections = DetectionPublisher(graph)
+    now, seen = time.time_ns(), []
+    for start in (now, now - 3600 * 10**9):
+        for i in range(4):
+            stamp = images.send(stamp_ns=start + i * PERIOD_NS)
+            answer = tracks_of(graph, messages, stamp)
+            detections.send(stamp, (10, 10, 50, 90))
+            done = node._corrections.counts.received + 1
+            graph.until(
+                lambda done=done: node._corrections.counts.processed >= done
+                or node._corrections.counts.processed == node._corrections.counts.received,
+                'correction',
+            )
+        seen.append({detection.id for detection in answer.detections})
+    assert all(len(ids) == 1 for ids in seen)
+    assert seen[0] != seen[1]
+
+
+def test_diagnostics_count_images_and_tracks(graph, images):
+    graph.add(TrackerNode)
+    messages = graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    for _ in range(3):
+        tracks_of(graph, messages, images.send())
+    graph.until(lambda: graph.diagnostics.get('tracker', {}).get('tracked') == '3', 'diagnostics')
+    values = graph.diagnostics['tracker']
+    assert values['tracker'] == 'hybrid'
+    assert values['received'] == '3'
+    assert values['dropped'] == '0'
+    assert float(values['track_ms.p95']) > 0
+    assert float(values['end_to_end_ms.p50']) > 0

@@ -1,0 +1,135 @@
+"""The worker: newest item wins, one bad item does not end the stream."""
+
+import os
+import threading
+
+import pytest
+
+from edge_perception.ros.worker import Worker, call_nice
+
+DEADLINE_S = 10.0
+
+
+class Gate:
+    """A process function that stops at each item until it is let on."""
+
+    def __init__(self):
+        self.done = []
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Semaphore(0)
+
+    def __call__(self, item):
+        self.entered.release()
+        assert self.open.acquire(timeout=DEADLINE_S)
+        if item == 'bad':
+            raise ValueError(item)
+        self.done.append(item)
+
+    def wait_entered(self):
+        assert self.entered.acquire(timeout=DEADLINE_S)
+
+
+@pytest.fixture
+def errors():
+    return []
+
+
+@pytest.fixture
+def worker(errors):
+    worker = Worker(name='test', on_error=errors.append)
+    yield worker
+    worker.stop()
+
+
+def test_newest_item_wins_and_overtaken_ones_are_counted(worker):
+    gate = Gate()
+    lane = worker.lane(gate)
+    worker.start()
+    lane.offer(1)
+    gate.wait_entered()
+    for item in (2, 3, 4):
+        lane.offer(item)
+    gate.open.release(2)
+    gate.wait_entered()
+    assert worker.stop()
+    assert gate.done == [1, 4]
+    assert lane.counts.received == 4
+    assert lane.counts.dropped == 2
+    assert lane.counts.processed == 2
+
+
+def test_deep_lane_keeps_order(worker):
+    gate = Gate()
+    lane = worker.lane(gate, depth=3)
+    worker.start()
+    for item in range(3):
+        lane.offer(item)
+    gate.open.release(3)
+    for _ in range(3):
+        gate.wait_entered()
+    worker.stop()
+    assert gate.done == [0, 1, 2]
+
+
+def test_earlier_lane_goes_first(worker):
+    gate = Gate()
+    frames, corrections = worker.lane(gate, depth=2), worker.lane(gate, depth=2)
+    corrections.offer('correction')
+    frames.offer('frame 1')
+    frames.offer('frame 2')
+    worker.start()
+    gate.open.release(3)
+    for _ in range(3):
+        gate.wait_entered()
+    worker.stop()
+    assert gate.done == ['frame 1', 'frame 2', 'correction']
+
+
+def test_error_is_counted_and_reported_and_the_worker_lives_on(worker, errors):
+    gate = Gate()
+    lane = worker.lane(gate, depth=2)
+    worker.start()
+    lane.offer('bad')
+    lane.offer('good')
+    gate.open.release(2)
+    gate.wait_entered()
+    gate.wait_entered()
+    worker.stop()
+    assert gate.done == ['good']
+    assert lane.counts.failed == 1
+    assert [str(error) for error in errors] == ['bad']
+
+
+def test_stop_drops_what_waits_and_lets_the_item_in_work_finish(worker):
+    gate = Gate()
+    lane = worker.lane(gate)
+    worker.start()
+    lane.offer(1)
+    gate.wait_entered()
+    lane.offer(2)
+    assert not worker.stop(timeout_s=0.01)
+    gate.open.release()
+    worker.start()
+    assert lane.counts.dropped == 1
+    lane.offer(3)
+    gate.open.release()
+    gate.wait_entered()
+    assert worker.stop()
+    assert gate.done == [1, 3]
+
+
+def test_niceness_is_that_of_the_thread_alone():
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = niceness()
+    assert call_nice(3, niceness) == before + 3
+    assert niceness() == before
+
+
+def test_error_of_a_nice_call_reaches_the_caller():
+    def fail():
+        raise KeyError('reason')
+
+    with pytest.raises(KeyError, match='reason'):
+        call_nice(1, fail)
