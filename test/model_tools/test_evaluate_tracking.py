@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
+import evaluate_tracking as tool
 import numpy as np
 import pytest
 
 from edge_perception.tracking import create_tracker
 from edge_perception.types import Detections
-from model_tools import evaluate_tracking as tool
 
 pytest.importorskip('trackeval')
 
@@ -126,7 +126,7 @@ def test_detections_of_a_video_are_computed_once(tmp_path, demo_clip, reference_
     model = str(reference_data / 'models' / 'yolov8n.onnx')
     short = tmp_path / 'clip.avi'
     write_clip(demo_clip, short, frames=4)
-    options = {'model': model, 'image_size': 320, 'cache': tmp_path / 'cache'}
+    options = {'model': model, 'cache': tmp_path / 'cache'}
     first = tool.open_video(str(short), gt, **options)
     assert sum(len(frame) for frame in first.detections) > 0
     monkeypatch.setattr(tool, 'Detector', None)  # calling it again would fail
