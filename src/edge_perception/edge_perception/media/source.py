@@ -39,6 +39,7 @@ class Source(ABC):
         round: how often the source has begun anew because of `loop`; 0 in the first round. It
             speaks of the frame delivered last.
         skipped: images of this round that could not be decoded and were left out.
+        dropped: frames of a live source that newer ones overtook before they were taken.
     """
 
     description: str = ''
@@ -47,6 +48,7 @@ class Source(ABC):
     camera_info: CameraInfo | None = None
     round: int = 0
     skipped: int = 0
+    dropped: int = 0
 
     @property
     def frame_count(self) -> int | None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from edge_perception.media.atomic import temporary_beside
-from edge_perception.media.errors import MediaError
+from edge_perception.media.errors import MediaError, MediaTimeoutError
 from edge_perception.media.source import NANOSECONDS, RecordedSource
 from edge_perception.types import Frame
 
@@ -47,7 +47,7 @@ class BgrConverter:
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """The picture as a viewer shows it: (h, w, 3) uint8 BGR, rotated upright, contiguous."""
         plane = self._reformatter.reformat(frame, format='bgr24').planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         image = rows[: plane.height, : 3 * plane.width].reshape(plane.height, plane.width, 3)
         rotation = _ROTATIONS.get(round(frame.rotation) % 360)
         if rotation is not None:
@@ -62,9 +62,12 @@ def open_container(
 
     Raises:
         MediaError: it cannot be opened, is no video, or holds no video stream.
+        MediaTimeoutError: the server does not answer in time.
     """
     try:
         container = av.open(uri, options=options or {}, timeout=timeout_s)
+    except (av.ExitError, TimeoutError) as error:
+        raise MediaTimeoutError(f'{uri}: no answer within {timeout_s:g} s') from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f'{uri}: cannot be opened as a video: {reason(error)}') from error
     if not container.streams.video:
@@ -239,10 +242,9 @@ class VideoWriter:
         stream.options = {'crf': '23', 'preset': 'veryfast'}
         context = stream.codec_context
         context.time_base = TIME_BASE
-        context.color_range = av.video.reformatter.ColorRange.MPEG
-        context.colorspace = av.video.reformatter.Colorspace.SMPTE170M
+        context.color_range = ColorRange.MPEG
+        context.colorspace = Colorspace.SMPTE170M
         self._stream = stream
-        self._size = (width, height)
 
     def write(self, image: NDArray[np.uint8], stamp_ns: int | None = None) -> None:
         """Add one frame.
@@ -261,7 +263,8 @@ class VideoWriter:
         try:
             if self._size is None:
                 self._open_stream(width, height)
-            if self._size != (width, height):
+                self._size = (width, height)
+            elif self._size != (width, height):
                 raise MediaError(
                     f'{self._path}: began with {self._size[0]} x {self._size[1]} pixels, '
                     f'this frame has {width} x {height}'
@@ -271,7 +274,7 @@ class VideoWriter:
             picture = self._reformatter.reformat(
                 av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format='bgr24'),
                 format='yuv420p',
-                dst_colorspace='ITU601',
+                dst_colorspace=Colorspace.ITU601,
             )
             picture.pts = self._pts = self._next_pts(stamp_ns)
             picture.time_base = TIME_BASE
