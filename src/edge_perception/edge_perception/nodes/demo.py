@@ -80,10 +80,11 @@ class Recorder(Node):
 
     def _record(self, topic: str, kind: type, qos: Any, handle: Any) -> None:
         name = self.resolve_topic_name(topic)
+        msgtype = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
 
         def on_message(cdr: bytes) -> None:
             now_ns = time.time_ns()
-            self._bag.write(name, kind, now_ns, cdr, latched=qos is LATCHED_QOS)
+            self._bag.write(name, msgtype, now_ns, cdr, latched=qos is LATCHED_QOS)
             if handle:
                 handle(deserialize_message(cdr, kind), now_ns)
 
@@ -110,7 +111,8 @@ class Recorder(Node):
         if self._video is None:
             rate_hz = float(self.diagnostics.get('source', {}).get('rate_hz', 0) or 0) or 10.0
             self._video = VideoWriter(self._video_path, rate_hz)
-        self._video.write(image_to_frame(message).image)
+        frame = image_to_frame(message)
+        self._video.write(frame.image, frame.stamp_ns)
         self.annotated += 1
 
     def close(self) -> None:

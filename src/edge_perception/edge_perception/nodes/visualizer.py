@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,8 @@ from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.worker import Worker
 from edge_perception.types import EdgePerceptionError, Frame, Tracks
 
-# A frame and its tracks arrive apart; as many frames wait for tracks as a hiccup may delay them.
-WAITING_FRAMES = 8
+# A frame and its tracks arrive apart, in either order; so many of each wait for their match.
+WAITING = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class VisualizerNode(ManagedNode):
         """Look for subscribers; images are taken in only while there are any."""
         self._class_names = ClassNames()
         self._frames: OrderedDict[int, Frame] = OrderedDict()
+        self._tracks: OrderedDict[int, Stamped[Tracks]] = OrderedDict()
+        self._matching = threading.Lock()
         self._worker = Worker(
             name='draw', on_error=self.log_error_once_a_second, nice=self.parameters.nice
         )
@@ -68,7 +71,7 @@ class VisualizerNode(ManagedNode):
         self._input: ImageInput | None = None
         self._tracks_subscription = None
         if self.links:
-            self.until_deactivate(self.links.frames.subscribe(self._keep))
+            self.until_deactivate(self.links.frames.subscribe(self._on_frame))
             self.until_deactivate(self.links.tracks.subscribe(self._on_tracks))
         else:
             timer = self.create_timer(0.2, self._follow_demand)
@@ -102,7 +105,7 @@ class VisualizerNode(ManagedNode):
     def _follow_demand(self) -> None:
         if self._is_watched() and self._input is None:
             self._input = ImageInput(
-                self, self.parameters, self._keep, self.log_error_once_a_second
+                self, self.parameters, self._on_frame, self.log_error_once_a_second
             )
             self._tracks_subscription = self.create_subscription(
                 Detection2DArray, 'tracks', self._on_tracks_message, RESULTS_QOS
@@ -115,7 +118,7 @@ class VisualizerNode(ManagedNode):
             self._input.close()
             self.destroy_subscription(self._tracks_subscription)
             self._input = None
-            self._frames.clear()
+            self._forget()
 
     def _on_tracks_message(self, message: Detection2DArray) -> None:
         try:
@@ -124,18 +127,26 @@ class VisualizerNode(ManagedNode):
             self._lane.counts.failed += 1
             self.log_error_once_a_second(error)
 
-    def _keep(self, frame: Frame) -> None:
-        if self.links and not self._is_watched():
-            self._frames.clear()
-            return
-        self._frames[frame.stamp_ns] = frame
-        while len(self._frames) > WAITING_FRAMES:
-            self._frames.popitem(last=False)
+    def _on_frame(self, frame: Frame) -> None:
+        self._match(frame.stamp_ns, self._frames, frame)
 
     def _on_tracks(self, result: Stamped[Tracks]) -> None:
-        frame = self._frames.pop(result.stamp_ns, None)
-        if frame is not None:
-            self._lane.offer((frame, result))
+        self._match(result.stamp_ns, self._tracks, result)
+
+    def _match(self, stamp_ns: int, waiting: OrderedDict[int, Any], item: Any) -> None:
+        with self._matching:  # frames and tracks come on different threads
+            if not self._is_watched():
+                self._forget()
+                return
+            waiting[stamp_ns] = item
+            if stamp_ns in self._frames and stamp_ns in self._tracks:
+                self._lane.offer((self._frames.pop(stamp_ns), self._tracks.pop(stamp_ns)))
+            elif len(waiting) > WAITING:
+                waiting.popitem(last=False)
+
+    def _forget(self) -> None:
+        self._frames.clear()
+        self._tracks.clear()
 
     def _draw(self, item: tuple[Frame, Stamped[Tracks]]) -> None:
         frame, result = item
