@@ -1,7 +1,7 @@
 """Train a detector with Ultralytics: any of its models or YAMLs on any YOLO dataset.
 
-    python model_tools/train.py --model model_tools/yolov8p.yaml --data datasets/person/data.yaml \\
-        --epochs 60 --imgsz 416 --batch 16 --name person
+    python model_tools/train.py --model model_tools/yolov8p.yaml \\
+        --data datasets/person/data.yaml --epochs 60 --imgsz 416 --batch 16 --name person
 
 leaves model_tools/runs/NAME/ (weights, results.csv, plots, args.yaml) and copies the best weights
 to models/latest.pt. A YAML starts from random weights, a .pt goes on from its own. The learning

@@ -19,7 +19,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +48,8 @@ class Layout(str, enum.Enum):
 
 
 LAYOUT_NAMES = tuple(layout.value for layout in Layout)
+STRIDES = (8, 16, 32)
+"""Pixels a cell of the feature maps that these detectors have."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def check_task(metadata: Mapping[str, str]) -> None:
         )
 
 
-def grid_cells(canvas_hw: tuple[int, int], strides: Sequence[int] = (8, 16, 32)) -> int:
+def grid_cells(canvas_hw: tuple[int, int], strides: Sequence[int] = STRIDES) -> int:
     """How many cells the feature maps of a canvas have together."""
     return sum((canvas_hw[0] // stride) * (canvas_hw[1] // stride) for stride in strides)
 
@@ -109,14 +110,10 @@ def choose_layout(
             raise LayoutError(
                 f'unknown layout {override!r}: choose auto or one of {", ".join(LAYOUT_NAMES)}'
             )
-        layout = Layout(override)
-        _check_columns(layout, outputs[0], class_count)
-        return layout
+        return _checked(Layout(override), outputs[0], class_count, canvas_hw)
     metadata = metadata or {}
     if metadata.get('layout') in LAYOUT_NAMES:
-        layout = Layout(metadata['layout'])
-        _check_columns(layout, outputs[0], class_count)
-        return layout
+        return _checked(Layout(metadata['layout']), outputs[0], class_count, canvas_hw)
     if any(output.ndim == 4 for output in outputs[1:]):
         raise UnsupportedTaskError(
             'the model has a mask output: it is a segmentation model, and only object detection '
@@ -128,9 +125,10 @@ def choose_layout(
     _, rows, columns = output.shape
     if metadata.get('end2end') == 'True' and columns == 6:
         return Layout.END2END
-    cells = {grid_cells(canvas_hw), grid_cells(canvas_hw, (8, 16, 32, 64))}
-    on_grid = rows in cells
-    on_anchors = rows in {3 * count for count in cells}
+    cells = grid_cells(canvas_hw)
+    on_grid = rows == cells
+    # YOLOv5 and v7 have three anchors a cell, their P6 models a fourth feature map.
+    on_anchors = rows in (3 * cells, 3 * grid_cells(canvas_hw, (8, 16, 32, 64)))
     fitting = []
     if rows == 4 + class_count and columns > 1:
         fitting.append(Layout.V8)
@@ -201,7 +199,7 @@ def decode(
         if layout is Layout.YOLOX_RAW:
             boxes_cxcywh = _decode_grid(boxes_cxcywh, likely[keep], canvas_hw)
         boxes = _corners(boxes_cxcywh)
-    if not np.isfinite(boxes).all():
+    if not np.isfinite(boxes).all() or not np.isfinite(ids).all():
         raise OutputValueError(_NOT_FINITE)
     found = Candidates(
         np.ascontiguousarray(boxes, np.float32),
@@ -248,9 +246,9 @@ def _decode_grid(
 def _yolox_grid(
     canvas_hw: tuple[int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Column and row (N, 2), and stride (N,), of every cell of the strides 8, 16, 32 (and 64)."""
+    """Column and row (N, 2), and stride (N,), of every cell of the three feature maps."""
     origins, strides = [], []
-    for stride in (8, 16, 32):
+    for stride in STRIDES:
         rows, columns = canvas_hw[0] // stride, canvas_hw[1] // stride
         grid_x, grid_y = np.meshgrid(np.arange(columns), np.arange(rows))
         origins.append(np.stack((grid_x, grid_y), axis=-1).reshape(-1, 2))
@@ -266,13 +264,16 @@ def _yolox_kind(output: NDArray[np.float32]) -> Layout:
     return Layout.YOLOX_RAW if (output[..., 2:4] < 0).any() else Layout.YOLOX
 
 
-def _check_columns(layout: Layout, output: NDArray[np.float32], class_count: int) -> None:
-    """Raise LayoutError when an output cannot be of the layout that somebody named."""
-    expected: dict[Layout, tuple[Any, ...]] = {
+def _checked(
+    layout: Layout, output: NDArray[np.float32], class_count: int, canvas_hw: tuple[int, int]
+) -> Layout:
+    """The layout that somebody named, or LayoutError when the output cannot be of it."""
+    cells: int | str = grid_cells(canvas_hw) if layout is Layout.YOLOX_RAW else 'N'
+    expected: dict[Layout, tuple[int | str, ...]] = {
         Layout.V8: ('B', 4 + class_count, 'N'),
         Layout.V5: ('B', 'N', 5 + class_count),
         Layout.YOLOX: ('B', 'N', 5 + class_count),
-        Layout.YOLOX_RAW: ('B', 'N', 5 + class_count),
+        Layout.YOLOX_RAW: ('B', cells, 5 + class_count),
         Layout.END2END: ('B', 'K', 6),
         Layout.RTDETR: ('B', 'K', 4 + class_count),
     }
@@ -286,6 +287,7 @@ def _check_columns(layout: Layout, output: NDArray[np.float32], class_count: int
             f'layout {layout.value} with {class_count} classes is '
             f'({", ".join(map(str, shape))}), but the model puts out {output.shape}'
         )
+    return layout
 
 
 def _no_layout(output: NDArray[np.float32], class_count: int) -> LayoutError:

@@ -12,8 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_perception.detection.backends import Backend, backend_class, backends_for_file
-from edge_perception.detection.decode import Candidates, Layout, check_task, choose_layout, decode
-from edge_perception.detection.errors import BackendError, InputSizeError, LayoutError
+from edge_perception.detection.decode import Layout, check_task, choose_layout, decode
+from edge_perception.detection.errors import (
+    BackendError,
+    InputSizeError,
+    LabelsError,
+    LayoutError,
+    ModelFileError,
+)
 from edge_perception.detection.labels import Labels, resolve_labels, wanted_class_ids
 from edge_perception.detection.nms import non_maximum_suppression
 from edge_perception.detection.preprocess import PAD_VALUE, LetterboxGeometry, Preprocessor
@@ -40,6 +46,7 @@ class Detector:
         score_threshold: detections need this score; may be changed at any time.
         iou_threshold: overlap above which the better of two boxes of a class stays; likewise.
         max_detections: how many detections a frame has at most; likewise.
+        classes: names of the classes to report, none for all; likewise.
         names: class names by class id.
         backend_name: the backend in use.
         device: `cpu` or `cuda:INDEX`.
@@ -97,17 +104,15 @@ class Detector:
             metadata = self._backend.metadata
             check_task(metadata)
             self.names = resolve_labels(metadata, labels)
-            self._class_ids = wanted_class_ids(self.names, classes)
-            self._image_hw, self._stride, rectangular = _input_size(
-                self._backend, metadata, image_size
-            )
+            self.classes = tuple(classes or ())
+            self._image_hw, stride, rectangular = _input_size(self._backend, metadata, image_size)
             spec = self._backend.input_spec
             self._fixed_batch = spec.shape[0]
             self.layout = self._probe_layout(layout, metadata)
             takes_raw_values = self.layout.takes_bgr_255 or spec.dtype == np.uint8
             self._preprocess = Preprocessor(
                 self._image_hw,
-                stride=self._stride,
+                stride=stride,
                 rectangular=rectangular,
                 scale=1.0 if takes_raw_values else 1 / 255,
                 rgb=not self.layout.takes_bgr_255,
@@ -116,6 +121,22 @@ class Detector:
         except BaseException:
             self._backend.close()
             raise
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that are reported; none means all."""
+        return self._classes
+
+    @classes.setter
+    def classes(self, classes: Iterable[str]) -> None:
+        """Choose the classes to report.
+
+        Raises:
+            LabelsError: the model has no class of that name.
+        """
+        wanted = tuple(classes)
+        self._class_ids = wanted_class_ids(self.names, wanted)
+        self._classes = wanted
 
     @property
     def backend_name(self) -> str:
@@ -212,7 +233,7 @@ class Detector:
         self, output: NDArray[np.float32], geometry: LetterboxGeometry, canvas_hw: tuple[int, int]
     ) -> Detections:
         """Network output of one frame to its Detections."""
-        found: Candidates = decode(
+        found = decode(
             output,
             self.layout,
             canvas_hw=canvas_hw,
@@ -229,11 +250,17 @@ class Detector:
             )
         else:
             order = np.argsort(-found.scores, kind='stable')[: self.max_detections]
+        class_id = found.class_ids[order]
+        if len(class_id) and not 0 <= class_id.min() <= class_id.max() < len(self.names):
+            raise LabelsError(
+                f'the model reports class {class_id.max()}, but there are only '
+                f'{len(self.names)} class names: the labels are those of another model'
+            )
         boxes = geometry.boxes_to_frame(found.boxes_xyxy[order])
-        # A box that lies in the border has no area left on the image.
-        order = order[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
-        boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
-        return Detections(xyxy=boxes, score=found.scores[order], class_id=found.class_ids[order])
+        detections = Detections(xyxy=boxes, score=found.scores[order], class_id=class_id)
+        # A box that lay in the border has no area left on the image.
+        on_image = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return detections if on_image.all() else detections[on_image]
 
     def _probe_layout(self, layout: str, metadata: dict[str, str]) -> Layout:
         """Infer a grey image and tell the layout from what comes out."""
@@ -257,15 +284,18 @@ def _image_of(frame: Image) -> NDArray[np.uint8]:
     return frame.image if isinstance(frame, Frame) else Frame(frame).image
 
 
-def _activate_backend(
-    name: str, model_path: str | Path, **options: Any
-) -> tuple[Backend, str]:
+def _activate_backend(name: str, model_path: str | Path, **options: Any) -> tuple[Backend, str]:
     """The backend asked for, or the first that works on this file, active, and why it is it."""
     if name != 'auto':
-        backend = backend_class(name)(model_path, **options)
+        chosen = backend_class(name)
+        if Path(model_path).suffix.lower() not in chosen.suffixes:
+            raise ModelFileError(
+                f'backend {name} reads {" ".join(chosen.suffixes)}, not {model_path}'
+            )
+        backend = chosen(model_path, **options)
         backend.activate()
         return backend, f'{name} on {backend.device}: as asked for'
-    refusals = []
+    refusals: list[str] = []
     for candidate in backends_for_file(model_path):
         why_not = candidate.unavailable_reason()
         if why_not is None:

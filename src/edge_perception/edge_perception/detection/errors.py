@@ -1,4 +1,4 @@
-"""Errors of the detection library: one base, and a subclass a cause that a caller may tell apart."""
+"""Errors of the detection library: one base, and a subclass for each cause."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ class InputSizeError(DetectionError):
 
 class OutputValueError(DetectionError):
     """The model's output contains NaN or infinite values."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

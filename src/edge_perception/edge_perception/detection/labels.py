@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from edge_perception.detection.errors import LabelsError
+from edge_perception.detection.errors import LabelsError, first_line
 
 Labels = str | Path | Sequence[str] | Mapping[int, str]
 
@@ -25,33 +27,46 @@ def labels_from_metadata(metadata: Mapping[str, str]) -> dict[int, str] | None:
         return None
     try:
         names = ast.literal_eval(text)
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(index): str(name) for index, name in pairs}
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise LabelsError(
-            f'the class names in the model are malformed ({text[:60]!r}): give labels=FILE'
-        ) from error
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise LabelsError(f'malformed class names in the model: {text[:60]!r}') from error
+    return _checked(names, 'the model')
 
 
 def load_labels(labels: Labels) -> dict[int, str]:
-    """Class names from a list, a dictionary, or a text file with one name a line.
+    """Class names from a list, a dictionary, a text file with one name a line, or a YOLO YAML.
 
     Raises:
-        LabelsError: the file is missing or nothing is in it.
+        LabelsError: the file cannot be read, or holds no names.
     """
-    if isinstance(labels, (str, Path)):
-        try:
-            lines = Path(labels).read_text(encoding='utf-8').splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise LabelsError(f'cannot read the labels file {labels}: {error}') from error
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
-    elif isinstance(labels, Mapping):
-        names = {int(index): str(name) for index, name in labels.items()}
+    if not isinstance(labels, (str, Path)):
+        return _checked(labels, 'the list given')
+    try:
+        text = Path(labels).read_text(encoding='utf-8')
+        if Path(labels).suffix.lower() not in ('.yaml', '.yml'):
+            names: Any = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            content = yaml.safe_load(text)
+            names = content.get('names') if isinstance(content, dict) else content
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LabelsError(f'cannot read the labels file {labels}: {first_line(error)}') from error
+    return _checked(names, str(labels))
+
+
+def _checked(names: Any, origin: str) -> dict[int, str]:
+    """Names by class id, when they are that: a name for each id from 0 on."""
+    if isinstance(names, Mapping):
+        pairs = list(names.items())
+    elif isinstance(names, Sequence) and not isinstance(names, str):
+        pairs = list(enumerate(names))
     else:
-        names = dict(enumerate(map(str, labels)))
-    if not names:
-        raise LabelsError(f'no class names in {labels!r}')
-    return names
+        pairs = []
+    try:
+        by_id = {int(class_id): str(name) for class_id, name in pairs}
+    except (ValueError, TypeError):
+        by_id = {}
+    if not by_id or set(by_id) != set(range(len(by_id))):
+        raise LabelsError(f'no class names in {origin}: expected one for each class id from 0 on')
+    return dict(sorted(by_id.items()))
 
 
 def resolve_labels(metadata: Mapping[str, str], labels: Labels | None) -> dict[int, str]:
@@ -82,6 +97,6 @@ def wanted_class_ids(
     ids = {name: index for index, name in names.items()}
     unknown = [name for name in wanted if name not in ids]
     if unknown:
-        available = ', '.join(names[index] for index in sorted(names))
+        available = ', '.join(names.values())
         raise LabelsError(f'unknown class {", ".join(unknown)}: the model has {available}')
     return np.array(sorted({ids[name] for name in wanted}), dtype=np.int32)

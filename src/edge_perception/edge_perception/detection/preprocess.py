@@ -106,9 +106,10 @@ class Preprocessor:
         dtype: Any = np.float32,
     ) -> None:
         if any(size <= 0 or size % stride for size in image_hw):
+            height, width = (max(_round_up(size, stride), stride) for size in image_hw)
             raise InputSizeError(
-                f'input size {image_hw[0]}x{image_hw[1]} (height x width) is no positive multiple '
-                f'of the stride {stride}'
+                f'input size {image_hw[0]}x{image_hw[1]} (height x width) is no multiple of the '
+                f'stride {stride}: {height}x{width} is the next'
             )
         self.image_hw = image_hw
         self.stride = stride
@@ -169,7 +170,8 @@ class Preprocessor:
             buffer = self._resized.get(size_hw)
             if buffer is None:
                 buffer = self._resized[size_hw] = np.empty((*size_hw, 3), np.uint8)
-            image = cv2.resize(image, size_hw[::-1], dst=buffer, interpolation=cv2.INTER_LINEAR)
+            cv2.resize(image, size_hw[::-1], dst=buffer, interpolation=cv2.INTER_LINEAR)
+            image = buffer
         rows = slice(geometry.top, geometry.top + geometry.height)
         columns = slice(geometry.left, geometry.left + geometry.width)
         for channel in range(3):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_perception.detection.backends.base import Backend, TensorSpec
-from edge_perception.detection.errors import BackendError, ModelFileError
+from edge_perception.detection.errors import BackendError, ModelFileError, first_line
 
 
 class PyTorchBackend(Backend):
@@ -111,8 +111,7 @@ class PyTorchBackend(Backend):
                     f'{self.model_path} (is there a network, and is it an official name?)'
                 ) from error
             raise ModelFileError(
-                f'cannot load {self.model_path} as an Ultralytics checkpoint: '
-                f'{type(error).__name__}: {str(error).strip().splitlines()[:1]}'
+                f'cannot load {self.model_path} as an Ultralytics checkpoint: {first_line(error)}'
             ) from error
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -132,8 +131,7 @@ class PyTorchBackend(Backend):
                 output = self._model(images.contiguous(memory_format=torch.channels_last))
         except RuntimeError as error:
             raise BackendError(
-                f'PyTorch failed on an input of shape {blob.shape}: '
-                f'{(str(error).strip().splitlines() or ["RuntimeError"])[0]}'
+                f'PyTorch failed on an input of shape {blob.shape}: {first_line(error)}'
             ) from error
         # In evaluation mode the head returns the decoded boxes first, raw feature maps after.
         boxes = output[0] if isinstance(output, (tuple, list)) else output
