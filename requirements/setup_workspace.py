@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare the workspace: `make setup` and `make setup-training` call this, with any Python >= 3.10.
+"""Prepare the workspace: what `make setup` and `make setup-training` run, with any Python >= 3.10.
 
     python3 requirements/setup_workspace.py [--training]
 
@@ -217,9 +217,9 @@ def check_system(environment: dict[str, str], *, venv: bool, compiler: bool) -> 
     ):
         missing['Python module venv with ensurepip'] = f'python{version}-venv'
     if compiler:
-        for program, package in (('gcc', 'gcc'), ('g++', 'g++'), ('cmake', 'cmake')):
+        for program in ('gcc', 'g++', 'cmake'):
             if shutil.which(program, path=environment.get('PATH')) is None:
-                missing[program] = package
+                missing[program] = program  # the package has the same name
         header = Path(sysconfig.get_path('include'), 'Python.h')
         if not header.is_file():
             missing[f'Python headers ({header})'] = f'python{version}-dev'
@@ -280,8 +280,8 @@ def pip_install(arguments: Sequence[str | Path], environment: dict[str, str]) ->
 def distribution_requirements(environment: dict[str, str]) -> list[str]:
     """pip arguments for runtime.txt that leave the ROS distribution's own packages in place.
 
-    Its compiled code (message types, cv_bridge) works with its own NumPy and OpenCV only: one built
-    for NumPy 1 cannot be loaded under NumPy 2.
+    Its compiled code (message types, cv_bridge) works with its own NumPy and OpenCV only: code
+    built for NumPy 1 cannot be loaded under NumPy 2.
     """
     code = (
         'import sys, importlib.metadata as metadata\n'
@@ -448,9 +448,9 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
 def main() -> int:
     """Run the steps; the exit status is 1, with one message, when one cannot be done."""
     parser = argparse.ArgumentParser(description='Prepare the workspace.')
-    parser.add_argument('--training', action='store_true', help='also install requirements/training')
+    parser.add_argument('--training', action='store_true', help='also what model_tools needs')
     options = parser.parse_args()
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036, the version is what is checked
         found = f'{sys.version_info[0]}.{sys.version_info[1]}'
         print(
             f'setup: Python 3.10 or newer is needed, this is {found}: '

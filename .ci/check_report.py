@@ -1,0 +1,42 @@
+"""Judge a JUnit report: tests ran, and each skip is for a reason that an installation cannot mend.
+
+python3 .ci/check_report.py out/ci/junit.xml
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+
+# How the reasons begin. Everything else that is missing, `make setup-training` should have brought.
+ALLOWED_SKIPS = (
+    'reference data',  # lies outside the project
+    'ROS installation',  # the wheels have no launch, launch_pytest, ros2cli
+    'cv_bridge',  # part of a ROS installation, not on PyPI
+    'GPU',
+    'another middleware',  # chosen by RMW_IMPLEMENTATION
+)
+
+
+def main() -> int:
+    """Print what is wrong; the exit status is 1 when something is."""
+    cases = list(ElementTree.parse(sys.argv[1]).getroot().iter('testcase'))
+    refused = []
+    skipped = 0
+    for case in cases:
+        skip = case.find('skipped')
+        if skip is None or skip.get('type') == 'pytest.xfail':
+            continue
+        skipped += 1
+        reason = skip.get('message', '')
+        if not reason.startswith(ALLOWED_SKIPS):
+            refused.append(f'{case.get("classname")}.{case.get("name")}: {reason}')
+    for line in refused:
+        print(f'ci: skipped without an allowed reason: {line}', file=sys.stderr)
+    if skipped == len(cases):
+        print(f'ci: no test ran ({skipped} skipped)', file=sys.stderr)
+    return 1 if refused or skipped == len(cases) else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
