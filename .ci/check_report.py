@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import xml.etree.ElementTree as ElementTree
 
-# How the reasons begin. Everything else that is missing, `make setup-training` should have brought.
+# How the reasons begin. All else that is missing, `make setup-training` should have brought.
 ALLOWED_SKIPS = (
     'reference data',  # lies outside the project
     'ROS installation',  # the wheels have no launch, launch_pytest, ros2cli

@@ -217,9 +217,9 @@ def check_system(environment: dict[str, str], *, venv: bool, compiler: bool) -> 
     ):
         missing['Python module venv with ensurepip'] = f'python{version}-venv'
     if compiler:
-        for program in ('gcc', 'g++', 'cmake'):
-            if shutil.which(program, path=environment.get('PATH')) is None:
-                missing[program] = program  # the package has the same name
+        programs = ('gcc', 'g++', 'cmake')  # as their packages are called
+        path = environment.get('PATH')
+        missing.update({name: name for name in programs if not shutil.which(name, path=path)})
         header = Path(sysconfig.get_path('include'), 'Python.h')
         if not header.is_file():
             missing[f'Python headers ({header})'] = f'python{version}-dev'
