@@ -124,22 +124,25 @@ class VideoFileSource(RecordedSource):
             f'{f", {self.rate_hz:g} Hz" if self.rate_hz else ""})'
         )
         self._reported = False
+        self._stated = self._stated_frames()
         self._begin()
+
+    def _stated_frames(self) -> int | None:
+        """Frames in the file by its index; None where the format has none that can be trusted."""
+        # AVI counts the empty chunks of dropped frames too, Matroska and streams do not count.
+        stream = self._container.streams.video[0]
+        return stream.frames or None if 'mp4' in self._container.format.name else None
 
     @cached_property
     def _counted(self) -> int:
-        """Frames as the container states them; where it does not, its packets are counted."""
         container = open_container(self._uri, timeout_s=self._timeout_s)
         with container:
-            stream = container.streams.video[0]
-            if stream.frames > 0:
-                return int(stream.frames)
-            return sum(packet.size > 0 for packet in container.demux(stream))
+            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
 
     @property
     def frame_count(self) -> int:
-        """Frames in the file; the first call may read through a file that does not state it."""
-        return self._counted
+        """Frames in the file; where it does not state them, the first call counts its packets."""
+        return self._stated or self._counted
 
     def _read_round(self) -> Iterator[Frame]:
         if self._frames is not None:
@@ -182,14 +185,14 @@ class VideoFileSource(RecordedSource):
                     stamp_ns = previous_ns + period_ns
                 count += 1
                 yield Frame(convert(picture), stamp_ns, self._frame_id)
-        expected = stream.frames
-        if count and not self._reported and (self.skipped or stopped_by or count < expected):
+        is_short = self._stated is not None and count < self._stated
+        if count and not self._reported and (self.skipped or stopped_by or is_short):
             self._reported = True
             logger.warning(
                 '%s: %d of %s frames could be read (%d damaged packets%s)',
                 self._uri,
                 count,
-                expected or 'an unknown number of',
+                self._stated or 'its',
                 self.skipped,
                 f'; stopped by: {stopped_by}' if stopped_by else '',
             )
