@@ -273,8 +273,8 @@ def pip_install(arguments: Sequence[str | Path], environment: dict[str, str]) ->
     for metadata in site_packages().glob('*.dist-info'):
         if not (metadata / 'RECORD').is_file():
             shutil.rmtree(metadata)
-    pip = [VENV_PYTHON, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
-    run([*pip, *arguments], environment)
+    pip = [str(VENV_PYTHON), '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
+    run([*pip, *map(str, arguments)], environment)
 
 
 def distribution_requirements(environment: dict[str, str]) -> list[str]:
@@ -378,8 +378,9 @@ def install_training(ros: Ros, environment: dict[str, str]) -> None:
     title = 'Python packages for training (about 6 GB)'
     with Step(STAMPS / 'training', [ros.name, *files], title) as step:
         if step.due:
-            wanted = ['--requirement', files[0], *constraints(ros, environment)]
-            pip_install(wanted, environment)
+            pip_install(
+                ['--requirement', str(files[0]), *constraints(ros, environment)], environment
+            )
             pip_install(['--no-deps', '--requirement', files[1]], environment)
 
 
@@ -404,7 +405,7 @@ def has_vision_msgs(ros: Ros, environment: dict[str, str]) -> bool:
 
 def build_vision_msgs(ros: Ros, environment: dict[str, str]) -> None:
     """Step 3: vision_msgs into .venv, where the other ROS packages are."""
-    inputs = [ros.name, str(VENV), VISION_MSGS]
+    inputs: list[str | Path] = [ros.name, str(VENV), VISION_MSGS]
     if ros.wheels:
         inputs.append(REQUIREMENTS / f'ros-{ros.wheels}.txt')
     with Step(STAMPS / 'vision_msgs', inputs, 'vision_msgs from src/vendor') as step:
@@ -413,9 +414,9 @@ def build_vision_msgs(ros: Ros, environment: dict[str, str]) -> None:
         build = ROOT / 'build' / 'vision_msgs'
         shutil.rmtree(build, ignore_errors=True)
         (ROOT / 'log' / 'vision_msgs.log').unlink(missing_ok=True)
-        configure = ['cmake', '-S', VISION_MSGS, '-B', build, f'-DCMAKE_INSTALL_PREFIX={VENV}']
-        options = ['-DBUILD_TESTING=OFF', '-DCMAKE_BUILD_TYPE=Release']
-        options += [f'-DPython3_EXECUTABLE={VENV_PYTHON}', f'-DPYTHON_EXECUTABLE={VENV_PYTHON}']
+        configure = ['cmake', '-S', str(VISION_MSGS), '-B', str(build)]
+        options = [f'-DCMAKE_INSTALL_PREFIX={VENV}', '-DCMAKE_BUILD_TYPE=Release']
+        options += ['-DBUILD_TESTING=OFF', f'-DPython3_EXECUTABLE={VENV_PYTHON}']
         built = build_environment(ros, environment)
         jobs = str(os.cpu_count() or 1)
         run([*configure, *options], built, log='vision_msgs')
@@ -432,7 +433,7 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
         for path in sorted((ROOT / folder).rglob('*'))
         if path.is_file() and '__pycache__' not in path.parts
     ]
-    inputs = [ros.name, str(VENV), *names]
+    inputs: list[str | Path] = [ros.name, str(VENV), *names]
     inputs += [PACKAGE / name for name in ('package.xml', 'setup.py', 'setup.cfg')]
     stamp = ROOT / 'install' / '.setup' / 'edge_perception'
     with Step(stamp, inputs, 'edge_perception by colcon') as step:
@@ -441,8 +442,13 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
         (ROOT / 'log' / 'edge_perception.log').unlink(missing_ok=True)
         for base in ('build', 'install'):
             shutil.rmtree(ROOT / base / 'edge_perception', ignore_errors=True)
-        colcon = [VENV_PYTHON, '-m', 'colcon', 'build', '--symlink-install', '--base-paths', 'src']
-        run(colcon, build_environment(ros, environment), log='edge_perception')
+        # As a module, because the scripts that it writes start with the Python that it runs on.
+        colcon = [str(VENV_PYTHON), '-m', 'colcon']
+        run(
+            [*colcon, 'build', '--symlink-install', '--base-paths', 'src'],
+            build_environment(ros, environment),
+            log='edge_perception',
+        )
 
 
 def main() -> int:
