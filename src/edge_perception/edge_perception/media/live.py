@@ -109,6 +109,8 @@ class LiveSource(Source):
 
     def close(self) -> None:
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             self._newest = None
             self._changed.notify_all()
