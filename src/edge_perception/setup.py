@@ -19,6 +19,8 @@ setup(
         (f'share/{NAME}/launch', glob('launch/*.launch.py')),
         (f'share/{NAME}/config', glob('config/*.*')),
         (f'share/{NAME}/models', glob('models/*.md') + glob('models/person_*.onnx')),
+        # What `demo` runs on when it is given no source.
+        (f'share/{NAME}/data', ['test/data/pedestrians.mp4', 'test/data/README.md']),
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},

@@ -8,6 +8,8 @@ from typing import Any
 
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from edge_perception.detection.backends import available_backends
+from edge_perception.detection.decode import LAYOUT_NAMES
 from edge_perception.detection.detector import Detector
 from edge_perception.ros import process
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters
@@ -31,7 +33,7 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
     backend: str = parameter(
         'auto',
         'what runs the model; auto goes by file type and hardware',
-        choices=('auto', 'onnx', 'pytorch'),
+        choices=('auto', *sorted(available_backends())),
     )
     device: str = parameter('auto', 'auto, cpu, cuda or cuda:N')
     detect_every_n: int = parameter(
@@ -63,7 +65,7 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
     layout: str = parameter(
         'auto',
         'output layout of the model, where neither metadata nor shape tell it',
-        choices=('auto', 'v8', 'v5', 'end2end', 'yolox'),
+        choices=('auto', *LAYOUT_NAMES),
     )
     labels: str = parameter(
         '', 'file with class names (a line each), or names separated by commas; '
@@ -80,10 +82,9 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
     )
 
 
-def class_list(text: str) -> list[str] | None:
-    """Names from a comma-separated parameter; None when it is empty."""
-    names = [name.strip() for name in text.split(',') if name.strip()]
-    return names or None
+def class_list(text: str) -> list[str]:
+    """Names from a comma-separated parameter."""
+    return [name.strip() for name in text.split(',') if name.strip()]
 
 
 class DetectorNode(ManagedNode):
@@ -117,7 +118,7 @@ class DetectorNode(ManagedNode):
             max_detections=p.max_detections,
             image_size=p.image_size or None,
             layout=p.layout,
-            labels=p.labels or None,
+            labels=(class_list(p.labels) if ',' in p.labels else p.labels) or None,
             threads=p.threads or None,
         )
         detector.warm_up()
