@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Measure the running graph: images of another process in, tracks messages out.
+
+    python model_tools/benchmark_graph.py --size 1920x1080 --rate 30 --every-n 5 --seconds 60
+
+One process publishes bgr8 images in real time, `perception` runs as it does for a user, and this
+process takes in the tracks. Printed, and with --json written: images lost, latency from the
+image's stamp to the arrival of its tracks message, memory and CPU time of `perception`.
+
+--runs repeats it; latency figures are then the median over the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.table import Table
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+from edge_perception import media
+from edge_perception.metrics.latency import LatencyHistogram
+from edge_perception.ros.images import frame_to_image
+from edge_perception.ros.messages import stamp_ns
+from edge_perception.ros.process import make_executor
+from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.types import Frame
+
+CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
+KEPT_FRAMES = 20
+START_S = 60.0
+SETTLE_S = 2.0
+
+
+def publish(size_wh: tuple[int, int], rate_hz: float, seconds: float, clip: Path) -> None:
+    """Publish frames of a clip, scaled, to and fro, at an even rate; print how many."""
+    frames = []
+    with media.open_source(clip) as source:
+        for frame, _ in zip(source, range(KEPT_FRAMES), strict=False):
+            frames.append(cv2.resize(frame.image, size_wh))
+    frames += frames[-2:0:-1]
+    node = Node('camera')
+    publisher = node.create_publisher(Image, 'image_raw', image_qos(5, reliable=True))
+    while not publisher.get_subscription_count():
+        time.sleep(0.05)
+    start_s = time.monotonic()
+    count = int(seconds * rate_hz)
+    for i in range(count):
+        time.sleep(max(start_s + i / rate_hz - time.monotonic(), 0.0))
+        publisher.publish(frame_to_image(Frame(frames[i % len(frames)], time.time_ns(), 'camera')))
+    print(count, flush=True)
+    time.sleep(SETTLE_S)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """One run."""
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(args.domain_id)}
+    node = Node('observer')
+    latency = LatencyHistogram()
+    answered: set[int] = set()
+
+    def on_tracks(message: Detection2DArray) -> None:
+        stamp = stamp_ns(message.header)
+        answered.add(stamp)
+        latency.add((time.time_ns() - stamp) / 1e6)
+
+    node.create_subscription(Detection2DArray, 'tracks', on_tracks, RESULTS_QOS)
+    executor = make_executor()
+    executor.add_node(node)
+    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
+    command += ['-p', f'detector:detect_every_n:={args.every_n}']
+    if args.model:
+        command += ['-p', f'detector:model_path:={args.model}']
+    for extra in args.parameter:
+        command += ['-p', extra]
+    perception = subprocess.Popen(command, env=environment)
+    camera = subprocess.Popen(
+        [sys.executable, __file__, '--publish', *sys.argv[1:]],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process = psutil.Process(perception.pid)
+    rss_mib: list[tuple[float, float]] = []
+    cpu_s = 0.0
+    started_s = sampled_s = time.monotonic()
+    try:
+        while camera.poll() is None:
+            executor.spin_once(timeout_sec=0.1)
+            now_s = time.monotonic()
+            if perception.poll() is not None:
+                sys.exit(f'perception ended with status {perception.returncode}')
+            if not answered and now_s - started_s > START_S:
+                sys.exit(f'no tracks message within {START_S:.0f} s')
+            if answered and now_s - sampled_s > 1.0:
+                sampled_s = now_s
+                rss_mib.append((now_s - started_s, process.memory_info().rss / 2**20))
+                times = process.cpu_times()
+                cpu_s = times.user + times.system
+    finally:
+        for child in (camera, perception):
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        perception.wait(10.0)
+        executor.remove_node(node)
+        executor.shutdown()
+        node.destroy_node()
+    published = int(camera.communicate()[0])
+    summary = latency.summary()
+    # The first quarter is start-up: caches, pools and the first detections.
+    settled = rss_mib[len(rss_mib) // 4 :]
+    slope, _ = np.polyfit(*np.array(settled).T, 1) if len(settled) > 2 else (float('nan'), 0.0)
+    return {
+        'published': published,
+        'answered': len(answered),
+        'lost': published - len(answered),
+        'latency_p50_ms': summary.p50_ms,
+        'latency_p95_ms': summary.p95_ms,
+        'latency_p99_ms': summary.p99_ms,
+        'latency_max_ms': summary.max_ms,
+        'cpu_percent_of_one_core': 100.0 * cpu_s / (time.monotonic() - started_s),
+        'rss_mib': settled[-1][1] if settled else float('nan'),
+        'rss_growth_mib_per_minute': float(slope) * 60.0,
+    }
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--size', default='1920x1080', help='width x height of the images')
+    parser.add_argument('--rate', type=float, default=30.0, help='images a second')
+    parser.add_argument('--seconds', type=float, default=30.0, help='length of a run')
+    parser.add_argument('--every-n', type=int, default=5, help='detect on every N-th image')
+    parser.add_argument('--runs', type=int, default=1)
+    parser.add_argument('--model', help='model file (default: the one of this package)')
+    parser.add_argument(
+        '--parameter', action='append', default=[], help='NODE:NAME:=VALUE for perception'
+    )
+    parser.add_argument('--clip', type=Path, default=CLIP, help='where the images come from')
+    parser.add_argument('--domain-id', type=int, default=os.getpid() % 90 + 10)
+    parser.add_argument('--json', type=Path, help='write the figures of all runs here')
+    parser.add_argument('--publish', action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    apply_transport_defaults()
+    if args.publish:
+        rclpy.init(args=[])
+        width, height = (int(part) for part in args.size.split('x'))
+        publish((width, height), args.rate, args.seconds, args.clip)
+        return
+    rclpy.init(args=[], domain_id=args.domain_id, signal_handler_options=SignalHandlerOptions.NO)
+    runs = [measure(args) for _ in range(args.runs)]
+    table = Table('', *(f'run {i + 1}' for i in range(len(runs))), 'median')
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        table.add_row(
+            key, *(f'{value:.2f}' for value in values), f'{statistics.median(values):.2f}'
+        )
+    Console().print(table)
+    if args.json:
+        temporary = args.json.with_name(f'{args.json.name}.part')
+        temporary.write_text(json.dumps({'arguments': vars(args), 'runs': runs}, default=str))
+        temporary.replace(args.json)
+
+
+if __name__ == '__main__':
+    main()
