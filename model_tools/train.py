@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from edge_perception.detection.errors import first_line
 from edge_perception.types import EdgePerceptionError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -42,8 +43,7 @@ def check_dataset(data: Path) -> None:
     try:
         content = yaml.safe_load(data.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [''])[0]
-        raise TrainError(f'cannot read the dataset file {data}: {reason}') from error
+        raise TrainError(f'cannot read the dataset {data}: {first_line(error)}') from error
     if not isinstance(content, dict) or not content.get('train') or not content.get('names'):
         raise TrainError(f'{data} is no YOLO dataset: it needs at least `train` and `names`')
     root = Path(content.get('path') or data.parent)
@@ -142,8 +142,7 @@ def train(
             **overrides,
         )
     except (OSError, RuntimeError, ValueError, TypeError, SyntaxError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrainError(f'training of {model} on {data} failed: {reason}') from error
+        raise TrainError(f'training {model} on {data} failed: {first_line(error)}') from error
     best = folder / 'weights' / 'best.pt'
     if not best.is_file():
         raise TrainError(f'training ended without weights in {folder}')

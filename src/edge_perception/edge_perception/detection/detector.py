@@ -52,6 +52,7 @@ class Detector:
         device: `cpu` or `cuda:INDEX`.
         reason: one line that says why this backend was taken.
         layout: how the network's output is read.
+        preprocess: turns frames into the network's input.
         timings: milliseconds of the last call in `preprocess`, `inference` and `postprocess`,
             for all its frames together.
     """
@@ -110,7 +111,7 @@ class Detector:
             self._fixed_batch = spec.shape[0]
             self.layout = self._probe_layout(layout, metadata)
             takes_raw_values = self.layout.takes_bgr_255 or spec.dtype == np.uint8
-            self._preprocess = Preprocessor(
+            self.preprocess = Preprocessor(
                 self._image_hw,
                 stride=stride,
                 rectangular=rectangular,
@@ -215,7 +216,7 @@ class Detector:
     def _detect_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Detect on as many frames as go through the network at once."""
         start = time.perf_counter()
-        blob, geometries = self._preprocess(images, batch=self._fixed_batch)
+        blob, geometries = self.preprocess(images, batch=self._fixed_batch)
         preprocessed = time.perf_counter()
         output = self._backend.infer(blob)[0]
         inferred = time.perf_counter()
