@@ -40,6 +40,8 @@ PACKAGE = ROOT / 'src' / 'edge_perception'
 VISION_MSGS = ROOT / 'src' / 'vendor' / 'vision_msgs'
 
 WHEELS = ('jazzy', 'kilted')
+# Python versions bring pips of many ages; this is the one that was tested.
+PIP = 'pip==26.3'
 PATH_VARIABLES = (
     'AMENT_PREFIX_PATH',
     'CMAKE_PREFIX_PATH',
@@ -355,9 +357,10 @@ def install_packages(ros: Ros, environment: dict[str, str]) -> None:
     if ros.wheels:
         files.insert(0, REQUIREMENTS / f'ros-{ros.wheels}.txt')
     title = f'Python packages with ROS 2 {ros.wheels}' if ros.wheels else 'Python packages'
-    with Step(STAMPS / 'packages', [ros.name, *files], title) as step:
+    with Step(STAMPS / 'packages', [ros.name, PIP, *files], title) as step:
         if not step.due:
             return
+        pip_install([PIP], environment)
         *files, no_deps = files
         if ros.wheels:
             wanted: list[str | Path] = []
