@@ -225,7 +225,6 @@ class VideoWriter:
         self._size: tuple[int, int] | None = None
         self._first_stamp_ns: int | None = None
         self._pts = -1
-        self._reformatter = VideoReformatter()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._container: av.container.OutputContainer | None = av.open(
@@ -274,11 +273,9 @@ class VideoWriter:
                 )
             if width % 2 or height % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-            picture = self._reformatter.reformat(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format='bgr24'),
-                format='yuv420p',
-                dst_colorspace=Colorspace.ITU601,
-            )
+            # OpenCV rounds; FFmpeg's quick conversion tints gray.
+            planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+            picture = av.VideoFrame.from_ndarray(np.asarray(planes, np.uint8), format='yuv420p')
             picture.pts = self._pts = self._next_pts(stamp_ns)
             picture.time_base = TIME_BASE
             self._container.mux(self._stream.encode(picture))
