@@ -18,6 +18,7 @@ from edge_perception.types import Frame
 if TYPE_CHECKING:
     from cv_bridge import CvBridge
 
+_JPEG_MAX_SIDE = 65500  # of libjpeg; the format itself would allow 65535
 _bridge: CvBridge | None = None
 
 
@@ -112,11 +113,12 @@ def frame_to_compressed(frame: Frame, quality: int = 90) -> CompressedImage:
     Raises:
         ImageConversionError: a side is longer than JPEG allows (65500 pixels).
     """
-    try:
-        _, encoded = cv2.imencode('.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    except cv2.error as error:
-        height, width = frame.image.shape[:2]
-        raise ImageConversionError(f'{width} x {height} as JPEG: {error.err}') from error
+    height, width = frame.image.shape[:2]
+    if max(height, width) > _JPEG_MAX_SIDE:
+        raise ImageConversionError(
+            f'{width} x {height} pixels are too large for JPEG, which ends at {_JPEG_MAX_SIDE}'
+        )
+    _, encoded = cv2.imencode('.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     message = CompressedImage(header=make_header(frame.stamp_ns, frame.frame_id))
     message.format = 'bgr8; jpeg compressed bgr8'
     message.data = _bytes(encoded)
