@@ -23,3 +23,9 @@ def reference_data() -> Path:
 def demo_clip() -> Path:
     """395 frames of pedestrians, 768x576, 10 Hz."""
     return REPOSITORY / 'test' / 'data' / 'pedestrians.mp4'
+
+
+@pytest.fixture(scope='session')
+def default_model() -> Path:
+    """The model that the project ships: one class, person, 416 pixels."""
+    return REPOSITORY / 'models' / 'person_416.onnx'

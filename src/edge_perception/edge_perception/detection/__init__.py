@@ -9,6 +9,7 @@ from edge_perception.detection.errors import (
     LayoutError,
     ModelFileError,
     OutputValueError,
+    RangeError,
     UnsupportedTaskError,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     'LayoutError',
     'ModelFileError',
     'OutputValueError',
+    'RangeError',
     'UnsupportedTaskError',
 ]

@@ -19,6 +19,7 @@ from edge_perception.detection.errors import (
     LabelsError,
     LayoutError,
     ModelFileError,
+    RangeError,
 )
 from edge_perception.detection.labels import Labels, resolve_labels, wanted_class_ids
 from edge_perception.detection.nms import non_maximum_suppression
@@ -94,6 +95,11 @@ class Detector:
         Raises:
             DetectionError: a subclass of it for each cause, with one line that says what to do.
         """
+        for name, value in (('score', score_threshold), ('iou', iou_threshold)):
+            if not 0 <= value <= 1:
+                raise RangeError(f'{name}_threshold must be in [0, 1], not {value}')
+        if max_detections < 1:
+            raise RangeError(f'max_detections must be at least 1, not {max_detections}')
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections

@@ -33,6 +33,10 @@ class InputSizeError(DetectionError):
     """The asked input size does not suit the model."""
 
 
+class RangeError(DetectionError, ValueError):
+    """A threshold or a limit lies outside its range."""
+
+
 class OutputValueError(DetectionError):
     """The model's output contains NaN or infinite values."""
 
