@@ -54,7 +54,7 @@ def publish(size_wh: tuple[int, int], rate_hz: float, seconds: float, clip: Path
     frames = []
     with media.open_source(clip) as source:
         for frame, _ in zip(source, range(KEPT_FRAMES), strict=False):
-            frames.append(cv2.resize(frame.image, size_wh))
+            frames.append(np.asarray(cv2.resize(frame.image, size_wh), np.uint8))
     frames += frames[-2:0:-1]
     node = Node('camera')
     publisher = node.create_publisher(Image, 'image_raw', image_qos(5, reliable=True))
@@ -126,7 +126,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     summary = latency.summary()
     # The first quarter is start-up: caches, pools and the first detections.
     settled = rss_mib[len(rss_mib) // 4 :]
-    slope, _ = np.polyfit(*np.array(settled).T, 1) if len(settled) > 2 else (float('nan'), 0.0)
+    times_s, sizes_mib = np.array(settled).reshape(-1, 2).T
+    slope = np.polyfit(times_s, sizes_mib, 1)[0] if len(settled) > 2 else float('nan')
     return {
         'published': published,
         'answered': len(answered),

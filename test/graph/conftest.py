@@ -95,7 +95,9 @@ class Graph:
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
 
-    def until(self, condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    def until(
+        self, condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S
+    ) -> None:
         """Spin until `condition` holds; fail with `what` was waited for."""
         end_s = time.monotonic() + deadline_s
         while not condition():

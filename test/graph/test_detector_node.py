@@ -64,7 +64,7 @@ def test_every_nth_image_and_live_change_of_n(graph, images):
             # One at a time: newest-frame-wins would skip some of a burst.
             images.send()
             seen = len(images.stamps_ns)
-            graph.until(lambda: node._seen == seen, f'image {seen}')
+            graph.until(lambda seen=seen: node._seen == seen, f'image {seen}')
             graph.until(
                 lambda: node._lane.counts.processed == node._lane.counts.received, 'detector'
             )
@@ -154,9 +154,7 @@ def test_stamps_that_jump_back_start_the_count_anew(graph, images):
     for offset_s, seen in ((0, 1), (1, 2), (-3600, 1)):
         images.send(stamp_ns=now + offset_s * 10**9)
         graph.until(lambda seen=seen: node._seen == seen, 'the image')
-        graph.until(
-            lambda: node._lane.counts.processed == node._lane.counts.received, 'detector'
-        )
+        graph.until(lambda: node._lane.counts.processed == node._lane.counts.received, 'detector')
     graph.until(lambda: len(messages) == 2, 'detections')
     assert stamp_ns(messages[1].header) == images.stamps_ns[2]
 

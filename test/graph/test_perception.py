@@ -87,7 +87,10 @@ def test_separate_processes_do_the_same(graph, demo_clip):
         ({'detector__model_path': 'no/such.onnx'}, 'no/such.onnx'),
         ({'detector__score_threshold': '7.0'}, 'score_threshold: 7.0 is not in 0 to 1'),
         ({'perception__members': 'detector,painter'}, 'painter is not one of'),
-        ({'detector__detect_every_n': 'often'}, "detect_every_n: expected int such as 5, got 'often'"),
+        (
+            {'detector__detect_every_n': 'often'},
+            "detect_every_n: expected int such as 5, got 'often'",
+        ),
     ],
 )
 def test_what_cannot_work_ends_with_one_line_and_status_1(graph, parameters, message):
@@ -111,8 +114,7 @@ def test_second_interrupt_while_it_ends_changes_nothing(graph, images):
 
 def test_interrupt_while_the_model_loads(graph):
     process = graph.run('detector')
-    for line in process.stdout:  # rclpy is up once the first line of any kind is out
-        break
+    graph.until(lambda: 'detector' in graph.node.get_node_names(), 'the node')
     status, output = end(process)
     assert status == 0, output
     assert 'Traceback' not in output

@@ -38,17 +38,13 @@ def test_images_come_in_order_at_the_asked_rate_with_stamps_of_that_rate(graph, 
     assert stamps[0] >= started_ns
     assert time.time_ns() >= stamps[-1]
     assert frames[0].frame_id == 'camera'
-    graph.until(
-        lambda: graph.diagnostics.get('source', {}).get('finished') == 'true', 'the end'
-    )
+    graph.until(lambda: graph.diagnostics.get('source', {}).get('finished') == 'true', 'the end')
     assert graph.diagnostics['source']['published'] == '10'
 
 
 def test_loop_goes_on_with_growing_stamps(graph, folder):
     messages = graph.collect(Image, 'image_raw', QOS)
-    graph.add(
-        SourceNode, source=str(folder), rate_hz=100.0, loop=True, wait_for_subscriber=True
-    )
+    graph.add(SourceNode, source=str(folder), rate_hz=100.0, loop=True, wait_for_subscriber=True)
     graph.until(lambda: len(messages) >= 25, 'two rounds and a half')
     stamps = [stamp_ns(message.header) for message in messages]
     assert stamps == sorted(set(stamps))
@@ -57,9 +53,7 @@ def test_loop_goes_on_with_growing_stamps(graph, folder):
 def test_compressed_and_calibration_topics(graph, folder, tmp_path):
     compressed = graph.collect(CompressedImage, 'image_raw/compressed', QOS)
     infos = graph.collect(CameraInfo, 'camera_info', QOS)
-    graph.add(
-        SourceNode, source=str(folder), rate_hz=20.0, loop=True, wait_for_subscriber=True
-    )
+    graph.add(SourceNode, source=str(folder), rate_hz=20.0, loop=True, wait_for_subscriber=True)
     graph.until(lambda: compressed and infos, 'both topics')
     assert compressed_to_frame(compressed[0]).image.shape == (48, 64, 3)
     assert (infos[0].width, infos[0].height) == (64, 48)
@@ -82,9 +76,7 @@ def test_missing_file_fails_configure(graph):
 
 def test_deactivate_stops_and_activate_starts_from_the_beginning(graph, folder):
     messages = graph.collect(Image, 'image_raw', QOS)
-    node = graph.add(
-        SourceNode, source=str(folder), rate_hz=20.0, wait_for_subscriber=True
-    )
+    node = graph.add(SourceNode, source=str(folder), rate_hz=20.0, wait_for_subscriber=True)
     graph.until(lambda: len(messages) >= 2, 'images')
     node.trigger_deactivate()
     graph.spin_for(0.2)
@@ -97,9 +89,7 @@ def test_deactivate_stops_and_activate_starts_from_the_beginning(graph, folder):
 
 
 def test_nothing_is_sent_before_somebody_subscribes(graph, folder):
-    node = graph.add(
-        SourceNode, source=str(folder), rate_hz=100.0, wait_for_subscriber=True
-    )
+    node = graph.add(SourceNode, source=str(folder), rate_hz=100.0, wait_for_subscriber=True)
     graph.spin_for(0.3)
     assert node._published == 0
     messages = graph.collect(Image, 'image_raw', QOS)

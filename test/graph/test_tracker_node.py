@@ -67,9 +67,7 @@ def test_object_keeps_its_id_over_late_detections(graph, images, every_tracker):
         ids += [detection.id for detection in answer.detections]
         # The detection of this image comes when its tracks are out already.
         detections.send(stamp, box + i * np.float32([3, 0, 3, 0]))
-        graph.until(
-            lambda i=i: node._corrections.counts.processed == i + 1, f'correction {i + 1}'
-        )
+        graph.until(lambda i=i: node._corrections.counts.processed == i + 1, f'correction {i + 1}')
     assert len(ids) >= 4
     assert set(ids) == {'1'}
     assert answer.detections[0].results[0].hypothesis.class_id == 'person'
@@ -104,8 +102,10 @@ def test_stamps_that_jump_back_start_tracks_anew_with_new_ids(graph, images):
             detections.send(stamp, (10, 10, 50, 90))
             done = node._corrections.counts.received + 1
             graph.until(
-                lambda done=done: node._corrections.counts.processed >= done
-                or node._corrections.counts.processed == node._corrections.counts.received,
+                lambda done=done: (
+                    node._corrections.counts.processed >= done
+                    or node._corrections.counts.processed == node._corrections.counts.received
+                ),
                 'correction',
             )
         seen.append({detection.id for detection in answer.detections})

@@ -40,9 +40,7 @@ def test_merge_equals_histogram_of_all_samples(first_ms, second_ms):
 @given(latencies_ms)
 def test_sparse_form_loses_nothing(samples_ms):
     histogram = filled(samples_ms)
-    again = LatencyHistogram.from_sparse(
-        histogram.sparse(), histogram.sum_ms, histogram.max_ms
-    )
+    again = LatencyHistogram.from_sparse(histogram.sparse(), histogram.sum_ms, histogram.max_ms)
     assert again.summary() == histogram.summary()
 
 

@@ -47,7 +47,9 @@ def make_node(context):
         node = Node(
             'example',
             context=context,
-            parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
+            parameter_overrides=[
+                Parameter(name, value=value) for name, value in overrides.items()
+            ],
         )
         nodes.append(node)
         return node

@@ -90,15 +90,13 @@ class LatencyHistogram:
         cumulated: NDArray[np.int64] = np.cumsum(self.counts)
         count = int(cumulated[-1])
         if not count:
-            return LatencySummary(0, *(math.nan,) * 6)
+            return LatencySummary(0, *[math.nan] * 6)
         # Nearest rank: the smallest sample with at least p % of all samples at or below it.
         ranks = np.ceil(np.array(PERCENTILES) / 100 * count)
         middles = LOWEST_MS * GROWTH ** (np.searchsorted(cumulated, ranks) + 0.5)
+        p50_ms, p90_ms, p95_ms, p99_ms = np.minimum(middles, self.max_ms).tolist()
         return LatencySummary(
-            count,
-            self.sum_ms / count,
-            *(float(value) for value in np.minimum(middles, self.max_ms)),
-            self.max_ms,
+            count, self.sum_ms / count, p50_ms, p90_ms, p95_ms, p99_ms, self.max_ms
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -47,7 +48,7 @@ class SystemSampler:
         )
 
 
-def _temperatures() -> dict[str, list[psutil._common.shwtemp]]:
+def _temperatures() -> dict[str, list[Any]]:
     # Only Linux and FreeBSD have the function, and a container may hide the sensors.
     read = getattr(psutil, 'sensors_temperatures', None)
     try:

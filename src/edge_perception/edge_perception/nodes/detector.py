@@ -68,8 +68,9 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
         choices=('auto', *LAYOUT_NAMES),
     )
     labels: str = parameter(
-        '', 'file with class names (a line each), or names separated by commas; '
-        'empty takes those of the model'
+        '',
+        'file with class names (a line each), or names separated by commas; '
+        'empty takes those of the model',
     )
     threads: int = parameter(
         0, 'threads of the inference library; 0 leaves it to the library', minimum=0, maximum=256
@@ -97,14 +98,16 @@ class DetectorNode(ManagedNode):
     def configure(self) -> None:
         """Load and warm the model."""
         p = self.parameters
-        self._detector = call_nice(p.nice, lambda: self._load(p))
-        self.get_logger().info(self._detector.reason)
-        self._publisher = self.create_publisher(
-            Detection2DArray, 'detections', RESULTS_QOS
-        )
-        self._label_publisher = self.create_publisher(
-            LabelInfo, 'label_info', LATCHED_QOS
-        )
+        detector = self._detector = call_nice(p.nice, lambda: self._load(p))
+        self.until_cleanup(self._close)
+        self.get_logger().info(detector.reason)
+        self._publisher = self.advertise(Detection2DArray, 'detections', RESULTS_QOS)
+        self._label_publisher = self.advertise(LabelInfo, 'label_info', LATCHED_QOS)
+
+    def _close(self) -> None:
+        detector, self._detector = self._detector, None
+        if detector is not None:
+            detector.close()
 
     @staticmethod
     def _load(p: DetectorParameters) -> Detector:
@@ -134,7 +137,14 @@ class DetectorNode(ManagedNode):
         self._lane = self._worker.lane(self._detect)
         self._worker.start()
         self.until_deactivate(self._worker.stop)
-        self._publish_labels()
+        assert self._detector is not None
+        self._label_publisher.publish(
+            label_info(
+                self._detector.names,
+                self.parameters.score_threshold,
+                make_header(self.now_ns(), ''),
+            )
+        )
         self._input: ImageInput | None = None
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
@@ -147,14 +157,6 @@ class DetectorNode(ManagedNode):
                 accept=self._is_due,
             )
             self.until_deactivate(self._input.close)
-
-    def cleanup(self) -> None:
-        """Free the model."""
-        if self._detector is not None:
-            self._detector.close()
-            self._detector = None
-            self.destroy_publisher(self._publisher)
-            self.destroy_publisher(self._label_publisher)
 
     def parameters_changed(self, updated: DetectorParameters) -> None:
         """Thresholds and classes go to the detector; detect_every_n is read at each image."""
@@ -199,6 +201,7 @@ class DetectorNode(ManagedNode):
 
     def _detect(self, frame: Frame) -> None:
         detector = self._detector
+        assert detector is not None  # the worker ends before the model is freed
         detections = detector(frame)
         for stage, latency_ms in detector.timings.items():
             self.latencies.add(stage, latency_ms)
@@ -211,13 +214,6 @@ class DetectorNode(ManagedNode):
             self.latencies.add('publish', (time.perf_counter() - started_s) * 1e3)
         self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
         self.fps.tick()
-
-    def _publish_labels(self) -> None:
-        header = make_header(self.now_ns(), '')
-        p = self.parameters
-        self._label_publisher.publish(
-            label_info(self._detector.names, p.score_threshold, header)
-        )
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ class PerceptionNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe, where no node of this process is the source."""
+        assert self.links is not None
         self._input: ImageInput | None = None
         if 'source' not in self.members:
             self._input = ImageInput(

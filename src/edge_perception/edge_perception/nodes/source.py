@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from edge_perception import media
@@ -62,9 +61,7 @@ class SourceParameters(NodeParameters):
     camera_info_path: str = parameter(
         '', 'calibration file in the format of camera_calibration; empty publishes no calibration'
     )
-    jpeg_quality: int = parameter(
-        90, 'of image_raw/compressed', minimum=1, maximum=100, live=True
-    )
+    jpeg_quality: int = parameter(90, 'of image_raw/compressed', minimum=1, maximum=100, live=True)
     timeout_s: float = parameter(
         5.0, 'a camera that is silent for longer is opened anew', minimum=0.1, maximum=3600.0
     )
@@ -75,7 +72,6 @@ class SourceNode(ManagedNode):
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
         self._source: media.Source | None = None
-        self._source_publishers: tuple[Publisher, ...] = ()
         super().__init__('source', SourceParameters, links=links, **kwargs)
 
     def configure(self) -> None:
@@ -85,18 +81,12 @@ class SourceNode(ManagedNode):
         if p.camera_info_path:
             self._camera_info = media.load_camera_info(p.camera_info_path, p.frame_id or 'camera')
         self._source = self._open()
+        self.until_cleanup(self._close)
         self.get_logger().info(self._source.description)
         qos = image_qos(5, reliable=True)
-        self._raw_publisher = self.create_publisher(Image, 'image_raw', qos)
-        self._compressed_publisher = self.create_publisher(
-            CompressedImage, 'image_raw/compressed', qos
-        )
-        self._info_publisher = self.create_publisher(CameraInfo, 'camera_info', qos)
-        self._source_publishers = (
-            self._raw_publisher,
-            self._compressed_publisher,
-            self._info_publisher,
-        )
+        self._raw_publisher = self.advertise(Image, 'image_raw', qos)
+        self._compressed_publisher = self.advertise(CompressedImage, 'image_raw/compressed', qos)
+        self._info_publisher = self.advertise(CameraInfo, 'camera_info', qos)
 
     def _open(self) -> media.Source:
         p = self.parameters
@@ -128,13 +118,6 @@ class SourceNode(ManagedNode):
             thread.join(5.0)
 
         self.until_deactivate(end)
-
-    def cleanup(self) -> None:
-        """Close the source, remove the publishers."""
-        self._close()
-        for publisher in self._source_publishers:
-            self.destroy_publisher(publisher)
-        self._source_publishers = ()
 
     def diagnose(self, report: Report) -> None:
         """What is read, how far it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +45,20 @@ class TrackerNode(ManagedNode):
     """Topics: image_raw, detections -> tracks, for every image."""
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
-        self._publisher = None
         super().__init__('tracker', TrackerParameters, links=links, **kwargs)
 
     def configure(self) -> None:
         """Create the tracker."""
         self._tracker = create_tracker(self.parameters.tracker)
-        self._publisher = self.create_publisher(Detection2DArray, 'tracks', RESULTS_QOS)
+        self._publisher = self.advertise(Detection2DArray, 'tracks', RESULTS_QOS)
 
     def activate(self) -> None:
         """Start to track."""
         self._tracker.reset()
         self._last_stamp_ns = 0
         self._class_names = ClassNames()
-        self._names = self._class_names.names
-        self._track_counts = {source: 0 for source in TrackSource}
+        self._names: Mapping[int, str] = self._class_names.names
+        self._track_counts = dict.fromkeys(TrackSource, 0)
         self._worker = Worker(name='track', on_error=self.log_error_once_a_second)
         # Frames first: a correction may wait for the few milliseconds of a step, a frame that
         # waits for a correction is late.
@@ -79,12 +79,6 @@ class TrackerNode(ManagedNode):
                 Detection2DArray, 'detections', self._on_detections, RESULTS_QOS
             )
             self.until_deactivate(lambda: self.destroy_subscription(subscription))
-
-    def cleanup(self) -> None:
-        """Free the tracker."""
-        if self._publisher is not None:
-            self.destroy_publisher(self._publisher)
-            self._publisher = None
 
     def diagnose(self, report: Report) -> None:
         """Tracker in use, counts."""

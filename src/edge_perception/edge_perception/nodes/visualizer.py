@@ -45,14 +45,13 @@ class VisualizerNode(ManagedNode):
     """Topics: image_raw, tracks -> image_annotated, image_annotated/compressed."""
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
-        self._raw_publisher = None
         super().__init__('visualizer', VisualizerParameters, links=links, **kwargs)
 
     def configure(self) -> None:
         """Create the publishers."""
         qos = image_qos(5, reliable=True)
-        self._raw_publisher = self.create_publisher(Image, 'image_annotated', qos)
-        self._compressed_publisher = self.create_publisher(
+        self._raw_publisher = self.advertise(Image, 'image_annotated', qos)
+        self._compressed_publisher = self.advertise(
             CompressedImage, 'image_annotated/compressed', qos
         )
 
@@ -77,13 +76,6 @@ class VisualizerNode(ManagedNode):
             timer = self.create_timer(0.2, self._follow_demand)
             self.until_deactivate(self._unsubscribe)
             self.until_deactivate(lambda: self.destroy_timer(timer))
-
-    def cleanup(self) -> None:
-        """Remove the publishers."""
-        if self._raw_publisher is not None:
-            self.destroy_publisher(self._raw_publisher)
-            self.destroy_publisher(self._compressed_publisher)
-            self._raw_publisher = None
 
     def diagnose(self, report: Report) -> None:
         """Counts."""

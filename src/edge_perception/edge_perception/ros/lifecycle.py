@@ -11,6 +11,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import State
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 
 from edge_perception.metrics.fps import FPSMeter
 from edge_perception.metrics.latency import StageLatencies
@@ -33,12 +35,13 @@ class StartError(EdgePerceptionError):
 
 
 class ManagedNode(LifecycleNode):
-    """A lifecycle node whose subclasses implement `configure`, `activate`, `deactivate`,
-    `cleanup`, `parameters_changed` and `diagnose`.
+    """A lifecycle node whose subclasses implement `configure`, `activate`, `parameters_changed`
+    and `diagnose`.
 
     `configure` and `activate` may raise EdgePerceptionError: the text is logged in one line and
-    the transition fails. `deactivate` and `cleanup` are also called after a failure half-way and
-    on shutdown from any state, so they tolerate what is not there.
+    the transition fails. What they open, they register at once with `until_cleanup` or
+    `until_deactivate`: it is closed in reverse order at that transition, after a failure
+    half-way, and on shutdown from any state.
 
     Args:
         name: default node name.
@@ -60,7 +63,8 @@ class ManagedNode(LifecycleNode):
             changed=self.parameters_changed,
             may_configure=lambda: self.state_id == State.PRIMARY_STATE_UNCONFIGURED,
         )
-        self._undo: list[Callable[[], None]] = []
+        self._configured: list[Callable[[], object]] = []
+        self._activated: list[Callable[[], object]] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Steady time: a simulated clock that stands still must not silence the diagnostics.
         self.create_timer(
@@ -73,13 +77,7 @@ class ManagedNode(LifecycleNode):
         """Load what is needed and create publishers."""
 
     def activate(self) -> None:
-        """Start: subscribe, start threads. Register with `until_deactivate` what ends it."""
-
-    def deactivate(self) -> None:
-        """Stop and flush, after everything registered by `until_deactivate`."""
-
-    def cleanup(self) -> None:
-        """Free what `configure` made."""
+        """Start: subscribe, start threads."""
 
     def parameters_changed(self, updated: Any) -> None:
         """Take over live parameters; raise EdgePerceptionError to refuse the change."""
@@ -104,9 +102,19 @@ class ManagedNode(LifecycleNode):
         """The name of the state: unconfigured, inactive, active, finalized."""
         return str(self._state_machine.current_state[1])
 
-    def until_deactivate(self, undo: Callable[[], None]) -> None:
+    def until_cleanup(self, undo: Callable[[], object]) -> None:
+        """Call `undo` at cleanup, last registered first."""
+        self._configured.append(undo)
+
+    def until_deactivate(self, undo: Callable[[], object]) -> None:
         """Call `undo` at deactivation, last registered first."""
-        self._undo.append(undo)
+        self._activated.append(undo)
+
+    def advertise(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+        """A publisher that lasts until cleanup."""
+        publisher = self.create_publisher(kind, topic, qos)
+        self.until_cleanup(lambda: self.destroy_publisher(publisher))
+        return publisher
 
     def log_error_once_a_second(self, error: Exception) -> None:
         """Log an error of one frame; more within the second are counted only."""
@@ -136,7 +144,7 @@ class ManagedNode(LifecycleNode):
             self.configure()
         except Exception as error:  # rclpy would swallow it without a word
             self._log_failure(error)
-            self.cleanup()
+            _undo_all(self._configured)
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
@@ -149,31 +157,31 @@ class ManagedNode(LifecycleNode):
             self.activate()
         except Exception as error:
             self._log_failure(error)
-            self._stop()
+            _undo_all(self._activated)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
-        self._stop()
+        _undo_all(self._activated)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
-        self.cleanup()
+        _undo_all(self._configured)
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy, from any state."""
-        self._stop()
-        self.cleanup()
+        _undo_all(self._activated)
+        _undo_all(self._configured)
         return super().on_shutdown(state)
 
     def destroy_node(self) -> None:
         """Stop whatever runs, free everything, leave the graph. May be called in any state."""
-        self._stop()
-        self.cleanup()
+        _undo_all(self._activated)
+        _undo_all(self._configured)
         super().destroy_node()
 
     def _log_failure(self, error: Exception) -> None:
@@ -181,11 +189,6 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(str(error))
         else:  # a bug: the place matters
             self.get_logger().error(''.join(traceback.format_exception(error)))
-
-    def _stop(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-        self.deactivate()
 
     def _publish_diagnostics(self) -> None:
         report = Report()
@@ -207,6 +210,11 @@ class ManagedNode(LifecycleNode):
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = [report.status(self.get_fully_qualified_name().lstrip('/'))]
         self._diagnostics.publish(message)
+
+
+def _undo_all(steps: list[Callable[[], object]]) -> None:
+    while steps:
+        steps.pop()()
 
 
 class Report:

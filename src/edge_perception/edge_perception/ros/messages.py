@@ -58,7 +58,9 @@ def to_message(stamped: Stamped[Detections] | Stamped[Tracks]) -> Detection2DArr
     header = make_header(stamped.stamp_ns, stamped.frame_id)
     centers = (objects.xyxy[:, :2] + objects.xyxy[:, 2:]) * 0.5
     sizes = objects.xyxy[:, 2:] - objects.xyxy[:, :2]
-    ids = [str(i) for i in objects.track_id] if isinstance(objects, Tracks) else [''] * len(objects)
+    ids = (
+        [str(i) for i in objects.track_id] if isinstance(objects, Tracks) else [''] * len(objects)
+    )
     message = Detection2DArray(header=header)
     detections = []
     for center, size, score, class_id, track_id in zip(
@@ -80,9 +82,7 @@ def to_message(stamped: Stamped[Detections] | Stamped[Tracks]) -> Detection2DArr
     return message
 
 
-def _boxes_and_hypotheses(
-    message: Detection2DArray, names: ClassNames
-) -> dict[str, np.ndarray]:
+def _boxes_and_hypotheses(message: Detection2DArray, names: ClassNames) -> dict[str, np.ndarray]:
     boxes = np.array(
         [
             (

@@ -139,9 +139,7 @@ def specs(parameters_type: type) -> list[ParameterSpec]:
     """The parameters of a dataclass, in order."""
     types = typing.get_type_hints(parameters_type)
     return [
-        ParameterSpec(
-            name=item.name, type=types[item.name], default=item.default, **item.metadata
-        )
+        ParameterSpec(name=item.name, type=types[item.name], default=item.default, **item.metadata)
         for item in dataclasses.fields(parameters_type)
     ]
 

@@ -34,7 +34,9 @@ class _Stopped(BaseException):
     """A signal came while nodes were starting."""
 
 
-def run(create_nodes: Callable[[], Sequence[ManagedNode]], args: Sequence[str] | None = None) -> int:
+def run(
+    create_nodes: Callable[[], Sequence[ManagedNode]], args: Sequence[str] | None = None
+) -> int:
     """Run nodes until SIGINT or SIGTERM.
 
     Args:

@@ -1,9 +1,10 @@
 """What the middleware and the C library need so that Python nodes pass images without loss.
 
-Two things are wrong for images as they come. Fast DDS splits an image into many fragments and loses
-some of them (config/fastdds.xml says more). And glibc maps and unmaps memory anew for every block
-above 128 KiB, so each received image pays for thousands of page faults; with higher thresholds the
-same memory is used again, which cuts the CPU time of a 1080p subscriber to about a quarter.
+Two things are wrong for images as they come. Fast DDS splits an image into many fragments and
+loses some of them (config/fastdds.xml says more). And glibc maps and unmaps memory anew for every
+block above 128 KiB, so each received image pays for thousands of page faults; with higher
+thresholds the same memory is used again, which cuts the CPU time of a 1080p subscriber to about a
+quarter.
 
 Every executable calls `apply_transport_defaults` before `rclpy.init`, launch files give
 `transport_environment` to the processes they start. `EDGE_PERCEPTION_TRANSPORT=default` in the
@@ -27,8 +28,9 @@ PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES
 # The user's own choice of transports, which a profile file would override.
 _USER_CHOICES = (*PROFILE_VARIABLES, 'FASTDDS_BUILTIN_TRANSPORTS')
 
-# mallopt(3): blocks below the first come from the heap, whose free end goes back to the system only
-# above the second. 32 MiB is the highest mmap threshold that the manual allows; it covers 4K bgr8.
+# mallopt(3): blocks below the first come from the heap, whose free end goes back to the system
+# only above the second. 32 MiB is the highest mmap threshold that the manual allows; it covers 4K
+# bgr8.
 MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024
 TRIM_THRESHOLD_BYTES = 256 * 1024 * 1024
 _M_TRIM_THRESHOLD = -1

@@ -51,9 +51,7 @@ class Worker:
             threads that answer every frame.
     """
 
-    def __init__(
-        self, *, name: str, on_error: Callable[[Exception], None], nice: int = 0
-    ) -> None:
+    def __init__(self, *, name: str, on_error: Callable[[Exception], None], nice: int = 0) -> None:
         self.wake = threading.Condition()
         self._name = name
         self._on_error = on_error
