@@ -32,17 +32,6 @@ def test_encoding(name: str, padding: int) -> None:
     assert_shows(image, sample)
 
 
-@pytest.mark.parametrize('name', SAMPLES)
-def test_into_preallocated_output(name: str) -> None:
-    """A conversion writes where it is told to; a view of BGR bytes needs no place."""
-    sample = SAMPLES[name]()
-    data, step = sample.padded(0)
-    out = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    image = to_bgr(data, name.split()[0], HEIGHT, WIDTH, step, sample.is_bigendian, out)
-    assert_shows(image, sample)
-    assert np.shares_memory(image, out) == (name not in ('bgr8', '8UC3'))
-
-
 @pytest.mark.parametrize('kind', [bytes, bytearray, lambda b: array.array('B', b), np.frombuffer])
 @pytest.mark.parametrize('encoding', ['bgr8', 'mono8', 'nv12'])
 def test_any_buffer(kind: Any, encoding: str) -> None:
@@ -85,12 +74,6 @@ def test_malformed_image(arguments: tuple[Any, ...], message: str) -> None:
     """One line says which number does not fit."""
     with pytest.raises(ImageConversionError, match=message):
         to_bgr(*arguments)
-
-
-def test_output_must_fit() -> None:
-    """OpenCV would allocate another array without a word."""
-    with pytest.raises(ImageConversionError, match=r'out: expected \(4, 4, 3\) uint8'):
-        to_bgr(bytes(16), 'mono8', 4, 4, 4, out=np.zeros((4, 5, 3), np.uint8))
 
 
 @given(

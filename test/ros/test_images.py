@@ -73,16 +73,6 @@ def test_bgr_shares_the_memory_of_the_message() -> None:
     assert np.shares_memory(frame.image, np.frombuffer(message.data, np.uint8))
 
 
-def test_output_is_handed_on() -> None:
-    """The caller's array takes a converted image."""
-    sample = SAMPLES['rgb8']()
-    data, step = sample.padded(0)
-    out = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-    frame = image_to_frame(_message(data, 'rgb8', step), out)
-    assert np.shares_memory(frame.image, out)
-    assert_shows(out, sample)
-
-
 def test_frame_goes_there_and_back() -> None:
     """Raw: not one bit changes, also of an image that is a view into a larger one."""
     whole = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)

@@ -83,7 +83,6 @@ def to_bgr(
     width: int,
     step: int,
     is_bigendian: bool = False,
-    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Convert the pixels of a sensor_msgs/Image.
 
@@ -98,8 +97,6 @@ def to_bgr(
         step: bytes from one row to the next; for nv12 and nv21 those of the luma plane, whose
             step the chroma rows share.
         is_bigendian: byte order of 16-bit pixels.
-        out: (height, width, 3) uint8 to write into, which saves an allocation a frame; unused
-            where nothing is copied.
 
     Returns:
         (height, width, 3) uint8 BGR.
@@ -135,10 +132,6 @@ def to_bgr(
         raise ImageConversionError(
             f'{size} bytes of data, but {rows} rows of {step} bytes are {rows * step}'
         )
-    if out is not None and (out.shape != (height, width, 3) or out.dtype != np.uint8):
-        raise ImageConversionError(
-            f'out: expected ({height}, {width}, 3) uint8, got {out.shape} {out.dtype}'
-        )
     if layout is _MONO16:
         pixels = _to_eight_bits(data, height, width, step, is_bigendian)
     else:
@@ -148,7 +141,7 @@ def to_bgr(
     if layout.code is None:
         return np.ascontiguousarray(pixels)
     try:
-        converted = cv2.cvtColor(pixels, layout.code, dst=out)
+        converted = cv2.cvtColor(pixels, layout.code)
     except cv2.error as error:
         raise ImageConversionError(f'{encoding} {width} x {height}: {error.err}') from error
     return np.asarray(converted, np.uint8)

@@ -22,7 +22,7 @@ _JPEG_MAX_SIDE = 65500  # of libjpeg; the format itself would allow 65535
 _bridge: CvBridge | None = None
 
 
-def image_to_frame(message: Image, out: NDArray[np.uint8] | None = None) -> Frame:
+def image_to_frame(message: Image) -> Frame:
     """The frame in a raw image message.
 
     `bgr8` without row padding is not copied: the frame's image is a view of the message's data
@@ -31,7 +31,6 @@ def image_to_frame(message: Image, out: NDArray[np.uint8] | None = None) -> Fram
 
     Args:
         message: of any encoding in `SUPPORTED_ENCODINGS`, or that cv_bridge turns into bgr8.
-        out: (height, width, 3) uint8 that a conversion may write into, see `to_bgr`.
 
     Raises:
         ImageConversionError: the message is malformed, or its encoding is not supported.
@@ -44,7 +43,6 @@ def image_to_frame(message: Image, out: NDArray[np.uint8] | None = None) -> Fram
             message.width,
             message.step,
             bool(message.is_bigendian),
-            out,
         )
     else:
         image = _through_cv_bridge(message)
