@@ -20,6 +20,7 @@ import pytest
 from edge_perception.media import MediaError, MediaTimeoutError, open_source
 
 from .makers import gray_frame, level_of, make_video, marks
+from .rtsp_server import RtspCamera
 
 
 @contextmanager
@@ -222,6 +223,24 @@ def test_mpeg_ts_over_udp() -> None:
     finally:
         stop.set()
         sender.join(10)
+
+
+def test_rtsp() -> None:
+    """The protocol of IP cameras: over TCP, live, a stall noticed, opened again."""
+    with RtspCamera() as camera:
+        with open_source(camera.url, timeout_s=5, frame_id='gate') as source:
+            assert source.is_live
+            for frame in itertools.islice(source, 10):
+                assert abs(float(frame.image.mean()) - 90) < 3
+                assert frame.frame_id == 'gate'
+            camera.go_on.clear()
+            with pytest.raises(MediaTimeoutError, match=f'{camera.url}.* for 5 s'):
+                for _ in source:
+                    pass
+        camera.go_on.set()
+        with open_source(camera.url, timeout_s=10) as source:
+            assert next(source).image.shape == (48, 64, 3)
+    assert camera.methods.count('PLAY') == 2
 
 
 def test_rate_of_a_stream_cannot_be_chosen(camera: tuple[_Camera, str]) -> None:
