@@ -120,10 +120,11 @@ def malformed_image(**changes):
     ids=['step', 'size', 'encoding', 'empty'],
 )
 def test_malformed_image_is_counted_and_the_node_lives_on(graph, images, people, message):
-    graph.add(DetectorNode, detect_every_n=1)
+    node = graph.add(DetectorNode, detect_every_n=1)
     messages = graph.collect(Detection2DArray, 'detections')
     images.wait_for_subscribers()
     images.send_message(message)
+    graph.until(lambda: node._input.received == 1, 'the malformed image')
     assert answers(graph, images, messages, people).detections
     graph.until(
         lambda: graph.diagnostics.get('detector', {}).get('failed') == '1', 'a failed count'

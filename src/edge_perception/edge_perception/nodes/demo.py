@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sensor_msgs.msg import CompressedImage, Image
@@ -122,6 +122,13 @@ class Recorder(Node):
             self._video.close()
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -132,7 +139,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--model', help='model file (default: the one of this package)')
     parser.add_argument('--backend', help='auto, onnx, pytorch ... (default: auto)')
-    parser.add_argument('--every-n', type=int, help='run the detector on every N-th image')
+    parser.add_argument(
+        '--every-n', type=_positive, metavar='N', help='run the detector on every N-th image'
+    )
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder for results')
     return parser.parse_args(arguments)
 
@@ -247,7 +256,9 @@ def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Con
         signal.signal(signum, stop)
     ended_s: float | None = None
     drawn_s = 0.0
-    with Live(progress, console=console, refresh_per_second=8, transient=False):
+    # Without a terminal there is no line to draw anew: one is printed now and then instead.
+    period_s = 0.1 if console.is_terminal else 5.0
+    with progress if console.is_terminal else nullcontext():
         while not stopped and perception.poll() is None:
             executor.spin_once(timeout_sec=0.1)
             source = recorder.diagnostics.get('source', {})
@@ -256,17 +267,23 @@ def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Con
                 complete = len(recorder.tracks) >= int(source['published'])
                 if complete or time.monotonic() - ended_s > LAST_MESSAGES_S:
                     break
-            if recorder.tracks and time.monotonic() - drawn_s > 0.1:
+            if recorder.tracks and time.monotonic() - drawn_s > period_s:
                 drawn_s = time.monotonic()
                 newest = recorder.tracks[max(recorder.tracks)]
                 count = source.get('frame_count', 'None')
-                progress.update(
-                    task,
-                    completed=len(recorder.tracks),
-                    total=int(count) if count.isdecimal() else None,
-                    description=f'{recorder.fps.fps:5.1f} fps  p95 '
-                    f'{recorder.latency.summary().p95_ms:5.1f} ms  {len(newest):2d} tracks',
+                line = (
+                    f'{recorder.fps.fps:5.1f} fps  p95 '
+                    f'{recorder.latency.summary().p95_ms:5.1f} ms  {len(newest):2d} tracks'
                 )
+                if console.is_terminal:
+                    progress.update(
+                        task,
+                        completed=len(recorder.tracks),
+                        total=int(count) if count.isdecimal() else None,
+                        description=line,
+                    )
+                else:
+                    console.print(f'{len(recorder.tracks)}/{count}  {line}')
     executor.remove_node(recorder)
     executor.shutdown()
 

@@ -123,6 +123,7 @@ class DetectorNode(ManagedNode):
             layout=p.layout,
             labels=(class_list(p.labels) if ',' in p.labels else p.labels) or None,
             threads=p.threads or None,
+            spin=False,  # idle threads that spin take the CPU from the tracker
         )
         detector.warm_up()
         return detector

@@ -1,0 +1,122 @@
+"""The demo as a person starts it, on a short clip."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import cv2
+import pytest
+from rosbags.highlevel import AnyReader
+
+from edge_perception import media
+from edge_perception.media.mot import read_mot
+from edge_perception.media.video import VideoWriter
+
+FRAMES = 30
+
+
+@pytest.fixture
+def short_clip(tmp_path, demo_clip):
+    path = tmp_path / 'short.mp4'
+    with media.open_source(demo_clip) as source, VideoWriter(path, 10.0) as writer:
+        for frame, _ in zip(source, range(FRAMES), strict=False):
+            writer.write(frame.image)
+    return path
+
+
+@pytest.fixture
+def start(tmp_path):
+    processes = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'edge_perception.nodes.demo', '--out', tmp_path / 'out']
+            + list(arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Beside the domains of the other tests, whose highest is 99.
+            env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '120'},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def test_demo_leaves_tracks_bag_video_and_report(start, short_clip, tmp_path):
+    process = start('--source', short_clip, '--every-n', '2')
+    output, _ = process.communicate(timeout=60.0)
+    assert process.returncode == 0, output
+    assert f'{FRAMES} of {FRAMES}' in output
+    out = tmp_path / 'out'
+
+    report = json.loads((out / 'report.json').read_text())
+    assert report['frames'] == report['tracks_messages'] == FRAMES
+    assert report['detections_messages'] >= 5
+    assert report['diagnostics']['detector']['detect_every_n'] == '2'
+    assert 0 < report['tracks_latency']['p50_ms'] < report['tracks_latency']['p99_ms']
+
+    tracks = read_mot(out / 'tracks.txt')
+    assert set(tracks.frame) <= set(range(1, FRAMES + 1))
+    assert max(tracks.frame) == FRAMES
+    assert len(tracks.on_frame(FRAMES)) >= 3
+
+    video = cv2.VideoCapture(str(out / 'annotated.mp4'))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) >= FRAMES - 2
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
+
+    with AnyReader([out / 'bag']) as bag:
+        counts = {item.topic: item.msgcount for item in bag.connections}
+        types = {item.topic: item.msgtype for item in bag.connections}
+        assert counts['/tracks'] == counts['/image_raw/compressed'] == FRAMES
+        assert counts['/label_info'] == 1
+        assert counts['/diagnostics'] >= 3
+        assert types['/detections'] == 'vision_msgs/msg/Detection2DArray'
+        stamps = {}
+        for connection, _, data in bag.messages():
+            if connection.topic in ('/tracks', '/image_raw/compressed'):
+                header = bag.deserialize(data, connection.msgtype).header
+                stamps.setdefault(connection.topic, []).append(
+                    (header.stamp.sec, header.stamp.nanosec)
+                )
+    assert stamps['/tracks'] == stamps['/image_raw/compressed']
+    with media.open_source(out / 'bag') as source:
+        assert source.frame_count == FRAMES
+
+
+def test_interrupt_ends_the_demo_with_what_it_has(start, demo_clip, tmp_path):
+    process = start('--source', demo_clip)
+    for line in process.stdout:
+        if ' fps ' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20.0)
+    assert 'images answered' in output
+    assert 'Traceback' not in output
+    assert (tmp_path / 'out' / 'tracks.txt').exists()
+    assert (tmp_path / 'out' / 'bag' / 'metadata.yaml').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'reason'),
+    [
+        (['--source', 'no/such.mp4'], 'no/such.mp4'),
+        (['--model', 'no/such.onnx'], 'no/such.onnx'),
+        (['--backend', 'abacus'], 'abacus'),
+        (['--every-n', '0'], 'every-n'),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_line(start, arguments, reason):
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=40.0)
+    assert process.returncode != 0
+    assert reason in output
+    assert 'Traceback' not in output
