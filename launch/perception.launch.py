@@ -1,0 +1,167 @@
+"""Detects and tracks: all nodes in one process, or with composed:=false one process a node.
+
+ros2 launch edge_perception perception.launch.py source:=0
+ros2 launch edge_perception perception.launch.py image_topic:=/camera/image_raw
+ros2 launch edge_perception perception.launch.py namespace:=front source:=front.mp4 rviz:=true
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import Node
+
+from edge_perception.ros.launch_arguments import (
+    NODE_PARAMETERS,
+    PARAMETER_ARGUMENTS,
+    overrides,
+    write_parameters,
+)
+from edge_perception.ros.parameters import ParameterError
+from edge_perception.ros.paths import share_folder
+from edge_perception.ros.transport import transport_environment
+
+NODES = [name for name in NODE_PARAMETERS if name != 'perception']
+WITHOUT_SOURCE = [name for name in NODES if name != 'source']
+
+
+def chosen_nodes(nodes: str, source: str) -> list[str]:
+    """The nodes to start, of the arguments `nodes` and `source`."""
+    names = [name.strip() for name in nodes.split(',') if name.strip()] or list(WITHOUT_SOURCE)
+    if source and 'source' not in names:
+        names.insert(0, 'source')
+    if unknown := set(names) - set(NODES):
+        raise ParameterError(
+            f'nodes:={nodes}: {", ".join(unknown)} is not one of {", ".join(NODES)}'
+        )
+    return names
+
+
+def start_nodes(context: LaunchContext) -> list[Node]:
+    """The processes, once the values of the arguments are known."""
+    arguments = context.launch_configurations
+    namespace = arguments['namespace']
+    params_file = Path(arguments['params_file'])
+    if not params_file.is_file():
+        raise ParameterError(f'params_file:={params_file}: there is no such file')
+    names = chosen_nodes(arguments['nodes'], arguments['source'])
+
+    given = overrides(arguments)
+    if arguments['composed'] == 'true':
+        executables = ['perception']
+        if arguments['nodes'] or arguments['source']:
+            given.setdefault('perception', {})['members'] = ','.join(names)
+    else:
+        executables = names
+    if arguments['use_sim_time']:
+        for name in NODE_PARAMETERS:
+            given.setdefault(name, {})['use_sim_time'] = arguments['use_sim_time'] == 'true'
+    parameters = [str(params_file)]
+    if given:
+        parameters.append(str(write_parameters(given, namespace)))
+
+    image_topic = arguments['image_topic']
+    remappings = [
+        ('image_raw', image_topic),
+        ('image_raw/compressed', f'{image_topic}/compressed'),
+    ]
+    processes = [
+        Node(
+            package='edge_perception',
+            executable=executable,
+            namespace=namespace,
+            parameters=parameters,
+            remappings=remappings,
+            ros_arguments=['--log-level', arguments['log_level']],
+            respawn=arguments['respawn'] == 'true',
+            respawn_delay=2.0,
+            output='screen',
+        )
+        for executable in executables
+    ]
+    if arguments['rviz'] == 'true':
+        processes.append(
+            Node(
+                package='rviz2',
+                executable='rviz2',
+                namespace=namespace,
+                arguments=['-d', str(share_folder() / 'config' / 'perception.rviz')],
+                remappings=remappings,
+                additional_env=transport_environment(),
+                output='screen',
+            )
+        )
+    return processes
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by `ros2 launch`."""
+    yes_or_no = ['true', 'false']
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(
+                    argument.name,
+                    default_value='',
+                    description=argument.description,
+                    choices=argument.choices,
+                )
+                for argument in PARAMETER_ARGUMENTS
+            ),
+            DeclareLaunchArgument(
+                'nodes',
+                default_value='',
+                description=f'nodes to start, separated by commas, of {", ".join(NODES)}; empty: '
+                'all, in one process as `members` in params_file says; `source` is among them '
+                'when the argument of that name is given',
+            ),
+            DeclareLaunchArgument(
+                'image_topic',
+                default_value='image_raw',
+                description='topic of the images, and of their compressed form <topic>/compressed',
+            ),
+            DeclareLaunchArgument(
+                'namespace',
+                default_value='',
+                description='of all nodes and topics, such as the name of the camera',
+            ),
+            DeclareLaunchArgument(
+                'composed',
+                default_value='true',
+                description='all nodes in one process, which costs least; or each in its own',
+                choices=yes_or_no,
+            ),
+            DeclareLaunchArgument(
+                'params_file',
+                default_value=str(share_folder() / 'config' / 'perception.yaml'),
+                description='parameters of all nodes',
+            ),
+            DeclareLaunchArgument(
+                'use_sim_time',
+                default_value='',
+                description='time from /clock; empty: as in params_file',
+                choices=['', *yes_or_no],
+            ),
+            DeclareLaunchArgument(
+                'rviz',
+                default_value='false',
+                description='start rviz2 with config/perception.rviz',
+                choices=yes_or_no,
+            ),
+            DeclareLaunchArgument(
+                'log_level',
+                default_value='info',
+                description='the least severe messages that are logged',
+                choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            ),
+            DeclareLaunchArgument(
+                'respawn',
+                default_value='false',
+                description='start a process again 2 s after it has ended',
+                choices=yes_or_no,
+            ),
+            OpaqueFunction(function=start_nodes),
+        ]
+    )
