@@ -9,15 +9,21 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 LOWEST_MS = 1e-3
 HIGHEST_MS = 1e6
-GROWTH = 1.01  # width of a bucket: a percentile is within 0.5 % of the true sample
-_LOG_GROWTH = math.log(GROWTH)
-BUCKETS = math.ceil(math.log(HIGHEST_MS / LOWEST_MS) / _LOG_GROWTH) + 1
-PERCENTILES = (50, 90, 95, 99)
+BUCKETS_PER_DECADE = 240
+"""So many that a percentile is within 0.5 % of the true sample, and a multiple of five: the bounds
+of PROMETHEUS_BOUNDS_MS are then bounds of buckets, and counts up to them are exact."""
+GROWTH = 10 ** (1 / BUCKETS_PER_DECADE)
+LAST_BUCKET = round(math.log10(HIGHEST_MS / LOWEST_MS)) * BUCKETS_PER_DECADE
+
+_BOUND_INDICES = tuple(
+    range(2 * BUCKETS_PER_DECADE, 7 * BUCKETS_PER_DECADE + 1, BUCKETS_PER_DECADE // 5)
+)
+PROMETHEUS_BOUNDS_MS = tuple(
+    float(f'{LOWEST_MS * 10 ** (index / BUCKETS_PER_DECADE):.4g}') for index in _BOUND_INDICES
+)
+"""Upper bounds from 0.1 ms to 10 s, five a decade, for exporting histograms with few buckets."""
 
 
 @dataclass(frozen=True)
@@ -37,67 +43,184 @@ class LatencyHistogram:
     """Counts of durations in geometric buckets from 1 us to 1000 s.
 
     Buckets are the same in every instance, so the merge of two histograms equals the histogram
-    of the merged samples. A percentile is the middle of its bucket: within 0.5 % of the sample.
-    The mean and the maximum are exact.
+    of the merged samples, and the difference of two states of one that of the samples in between
+    (as in HdrHistogram, G. Tene, hdrhistogram.org, with geometric instead of piecewise linear
+    buckets). A percentile is the middle of its bucket: within 0.5 % of the sample. The mean and
+    the maximum are exact.
+
+    Attributes:
+        counts: bucket index -> count, of the buckets that are not empty.
+        sum_ms: of all durations.
+        max_ms: the longest one.
     """
 
     __slots__ = ('counts', 'max_ms', 'sum_ms')
 
     def __init__(self) -> None:
-        self.counts = [0] * BUCKETS
+        self.counts: dict[int, int] = {}
         self.sum_ms = 0.0
         self.max_ms = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many durations were counted."""
+        return sum(self.counts.values())
 
     def add(self, latency_ms: float) -> None:
         """Count one duration. Below 1 us (also negative, from a stepped clock) counts as 1 us."""
         if not latency_ms > LOWEST_MS:  # NaN too
             latency_ms = LOWEST_MS
-        index = int(math.log(min(latency_ms, HIGHEST_MS) / LOWEST_MS) / _LOG_GROWTH)
-        self.counts[index] += 1
+        index = int(math.log10(min(latency_ms, HIGHEST_MS) / LOWEST_MS) * BUCKETS_PER_DECADE)
+        self.counts[index] = self.counts.get(index, 0) + 1
         self.sum_ms += latency_ms
         if latency_ms > self.max_ms:
             self.max_ms = latency_ms
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add the samples of `other` to this histogram."""
-        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        counts = self.counts
+        for index, count in other.counts.items():
+            counts[index] = counts.get(index, 0) + count
         self.sum_ms += other.sum_ms
         self.max_ms = max(self.max_ms, other.max_ms)
 
-    def sparse(self) -> dict[int, int]:
-        """The buckets that are not empty: index -> count, to carry a histogram in a message."""
-        return {index: count for index, count in enumerate(self.counts) if count}
+    def since(self, earlier: LatencyHistogram) -> LatencyHistogram | None:
+        """The samples that came after `earlier`, an older state of this histogram.
+
+        Their maximum is known to within its bucket.
+
+        Returns:
+            None when `earlier` holds samples that this one does not: it was reset in between.
+        """
+        difference = LatencyHistogram()
+        for index, count in self.counts.items():
+            if more := count - earlier.counts.get(index, 0):
+                difference.counts[index] = more
+        if min(difference.counts.values(), default=0) < 0 or earlier.counts.keys() - self.counts:
+            return None
+        difference.sum_ms = max(self.sum_ms - earlier.sum_ms, 0.0)
+        if difference.counts:
+            difference.max_ms = min(
+                self.max_ms, LOWEST_MS * GROWTH ** (max(difference.counts) + 1)
+            )
+        return difference
+
+    def cumulative(self) -> list[int]:
+        """Counts of the durations below each of PROMETHEUS_BOUNDS_MS."""
+        totals = []
+        total = 0
+        items = deque(sorted(self.counts.items()))
+        for bound in _BOUND_INDICES:
+            while items and items[0][0] < bound:
+                total += items.popleft()[1]
+            totals.append(total)
+        return totals
+
+    def to_text(self) -> str:
+        """The histogram as one line, to carry it in a message."""
+        buckets = ' '.join(f'{index}:{count}' for index, count in sorted(self.counts.items()))
+        return f'{float(self.sum_ms)!r} {float(self.max_ms)!r} {buckets}'.rstrip()
 
     @classmethod
-    def from_sparse(
-        cls, counts: Mapping[int, int], sum_ms: float, max_ms: float
-    ) -> LatencyHistogram:
-        """The inverse of `sparse`.
+    def from_text(cls, text: str) -> LatencyHistogram:
+        """The inverse of `to_text`.
 
         Raises:
-            ValueError: an index or a count is out of range.
+            ValueError: the text is no histogram.
         """
         histogram = cls()
-        for index, count in counts.items():
-            if not 0 <= index < BUCKETS or count < 0:
-                raise ValueError(f'bucket {index} with count {count} is no latency bucket')
-            histogram.counts[index] = count
-        histogram.sum_ms, histogram.max_ms = sum_ms, max_ms
+        try:
+            sum_ms, max_ms, *buckets = text.split()
+            histogram.sum_ms, histogram.max_ms = float(sum_ms), float(max_ms)
+            for bucket in buckets:
+                index, count = map(int, bucket.split(':'))
+                if not 0 <= index <= LAST_BUCKET or count <= 0:
+                    raise ValueError(f'bucket {index} with count {count}')
+                histogram.counts[index] = count
+        except ValueError as error:
+            raise ValueError(f'no latency histogram: {error}') from error
         return histogram
 
     def summary(self) -> LatencySummary:
         """Mean and percentiles of everything counted so far."""
-        cumulated: NDArray[np.int64] = np.cumsum(self.counts)
-        count = int(cumulated[-1])
+        count = self.count
         if not count:
-            return LatencySummary(0, *[math.nan] * 6)
-        # Nearest rank: the smallest sample with at least p % of all samples at or below it.
-        ranks = np.ceil(np.array(PERCENTILES) / 100 * count)
-        middles = LOWEST_MS * GROWTH ** (np.searchsorted(cumulated, ranks) + 0.5)
-        p50_ms, p90_ms, p95_ms, p99_ms = np.minimum(middles, self.max_ms).tolist()
+            return LatencySummary(0, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
+        ordered = sorted(self.counts.items())
+
+        def percentile_ms(percent: int) -> float:
+            # Nearest rank: the smallest sample with at least p % of all at or below it.
+            rank = math.ceil(percent * count / 100)
+            total = 0
+            for index, bucket_count in ordered:
+                total += bucket_count
+                if total >= rank:
+                    break
+            return min(LOWEST_MS * GROWTH ** (index + 0.5), self.max_ms)
+
         return LatencySummary(
-            count, self.sum_ms / count, p50_ms, p90_ms, p95_ms, p99_ms, self.max_ms
+            count,
+            self.sum_ms / count,
+            p50_ms=percentile_ms(50),
+            p90_ms=percentile_ms(90),
+            p95_ms=percentile_ms(95),
+            p99_ms=percentile_ms(99),
+            max_ms=self.max_ms,
         )
+
+
+class SlidingTotals:
+    """Durations of the last seconds, from histograms that only ever grow.
+
+    The histograms of several processes arrive as totals since their start. What lies between two
+    arrivals of one sender is their difference, which loses nothing; so percentiles over a window
+    need no samples to be sent. A sender that starts anew is noticed by its smaller counts.
+
+    Args:
+        window_s: how far back.
+        clock_s: steady time.
+    """
+
+    def __init__(self, window_s: float, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._window_s = window_s
+        self._clock_s = clock_s
+        self._states: dict[tuple[str, str], deque[tuple[float, LatencyHistogram]]] = {}
+
+    def update(self, sender: str, totals: Mapping[str, LatencyHistogram], age_s: float) -> None:
+        """Take in the histograms of `sender`, by stage, which it began to fill `age_s` ago."""
+        now_s = self._clock_s()
+        for stage, total in totals.items():
+            states = self._states.setdefault((sender, stage), deque())
+            if not states or total.since(states[-1][1]) is None:
+                states.clear()
+                # Heard for the first time: what is older than the window is not of the window.
+                started = LatencyHistogram() if age_s < self._window_s else total
+                states.append((now_s - age_s, started))
+            states.append((now_s, total))
+            # The newest state at or before the window's begin stays, as what to subtract.
+            while len(states) > 2 and states[1][0] <= now_s - self._window_s:
+                states.popleft()
+
+    def totals(self, sender: str) -> dict[str, LatencyHistogram]:
+        """What `sender` said last, by stage."""
+        return {
+            stage: states[-1][1]
+            for (name, stage), states in self._states.items()
+            if name == sender
+        }
+
+    def window(self, stage: str, senders: tuple[str, ...]) -> LatencyHistogram:
+        """The durations of `stage` in the window, of all `senders` together."""
+        merged = LatencyHistogram()
+        oldest_s = self._clock_s() - self._window_s
+        for sender in senders:
+            states = self._states.get((sender, stage))
+            # A sender that fell silent leaves the window like its samples do.
+            if states and states[-1][0] > oldest_s:
+                recent = states[-1][1].since(states[0][1])
+                if recent is not None:
+                    merged.merge(recent)
+        return merged
 
 
 class StageLatencies:
@@ -120,6 +243,7 @@ class StageLatencies:
     def reset(self) -> None:
         """Forget every sample."""
         with self._lock:
+            self._since_s = self._clock_s()
             self._window: dict[str, deque[tuple[int, LatencyHistogram]]] = {}
             self._total: dict[str, LatencyHistogram] = {}
 
@@ -135,6 +259,11 @@ class StageLatencies:
                 steps.append((step, LatencyHistogram()))
             steps[-1][1].add(latency_ms)
             self._total[stage].add(latency_ms)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the totals began."""
+        return self._clock_s() - self._since_s
 
     def summaries(self) -> dict[str, LatencySummary]:
         """Mean and percentiles of every stage over the window."""
