@@ -155,8 +155,8 @@ class LatencyHistogram:
             for index, bucket_count in ordered:
                 total += bucket_count
                 if total >= rank:
-                    break
-            return min(LOWEST_MS * GROWTH ** (index + 0.5), self.max_ms)
+                    return min(LOWEST_MS * GROWTH ** (index + 0.5), self.max_ms)
+            return self.max_ms
 
         return LatencySummary(
             count,
