@@ -227,7 +227,20 @@ def test_damaged_bag(tmp_path: Path, plugin: StoragePlugin) -> None:
         open_source(path)
     assert '\n' not in str(raised.value)
     (path / 'metadata.yaml').write_text('rosbag2_bagfile_information: 3')
-    with pytest.raises(MediaError, match='not a rosbag2 recording'):
+    with pytest.raises(
+        MediaError, match=r'cannot be read as a rosbag2 recording.*ros2 bag reindex'
+    ):
+        open_source(path)
+
+
+def test_folder_without_metadata(tmp_path: Path) -> None:
+    """A recorder that was killed has not written metadata.yaml; its only file tells as much."""
+    path = _write(tmp_path / 'bag', _images(4), StoragePlugin.SQLITE3)
+    (path / 'metadata.yaml').unlink()
+    with open_source(path) as source:
+        assert source.frame_count == len(list(source)) == 4
+    (path / 'bag_1.db3').touch()
+    with pytest.raises(MediaError, match='ros2 bag reindex'):
         open_source(path)
 
 

@@ -276,6 +276,16 @@ def test_pipeline(sink: str) -> None:
         assert next(source).image.shape == (48, 64, 3)
 
 
+def test_password_stays_out_of_the_log(camera: tuple[_Camera, str]) -> None:
+    """URLs of cameras carry passwords; descriptions and errors do not."""
+    url = camera[1].replace('://', '://admin:secret@')
+    with open_source(url) as source:
+        assert '://admin:***@127.0.0.1' in source.description
+    with pytest.raises(MediaError, match=r'admin:\*\*\*@') as raised:
+        open_source('rtsp://admin:secret@127.0.0.1:1/x')
+    assert 'secret' not in str(raised.value)
+
+
 def test_unknown_protocol() -> None:
     """A URL that nothing can read is named."""
     with pytest.raises(MediaError, match='cannot be opened as a video: protocol not found'):

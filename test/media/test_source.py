@@ -318,6 +318,12 @@ def test_missing_file_suggests_the_nearest_name(tmp_path: Path) -> None:
     assert 'did you mean' not in str(raised.value)
 
 
+def test_path_that_the_system_refuses() -> None:
+    """What the operating system says is passed on as a MediaError (Python 3.14 does not tell)."""
+    with pytest.raises(MediaError, match=r'cannot be read: File name too long|no such file'):
+        open_source('/tmp/' + 'x' * 300)
+
+
 @pytest.mark.parametrize('uri', ['', '   '])
 def test_empty_uri(uri: str) -> None:
     """An unset parameter is named as such."""

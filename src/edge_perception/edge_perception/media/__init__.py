@@ -1,7 +1,7 @@
 """Cameras, video files and bags, read and written. No ROS graph."""
 
 from edge_perception.media.camera_info import CameraInfo, load_camera_info
-from edge_perception.media.errors import MediaError, MediaTimeoutError
+from edge_perception.media.errors import MediaError, MediaTimeoutError, hide_password
 from edge_perception.media.source import Source, open_source
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     'MediaError',
     'MediaTimeoutError',
     'Source',
+    'hide_password',
     'load_camera_info',
     'open_source',
 ]

@@ -25,7 +25,7 @@ from edge_perception.media.atomic import temporary_beside
 from edge_perception.media.camera_info import CameraInfo
 from edge_perception.media.errors import ImageConversionError, MediaError
 from edge_perception.media.pixels import decode_compressed, to_bgr
-from edge_perception.media.source import NANOSECONDS, RecordedSource
+from edge_perception.media.source import BAG_SUFFIXES, NANOSECONDS, RecordedSource
 from edge_perception.types import Frame
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ def message_to_frame(message: Any, msgtype: str) -> Frame:
     return Frame(image, stamp.sec * NANOSECONDS + stamp.nanosec, message.header.frame_id)
 
 
+def _storage(path: Path) -> Path:
+    """What to open: the folder, or its only file where the recorder left no metadata.yaml."""
+    if path.is_dir() and not (path / 'metadata.yaml').exists():
+        files = [item for item in path.iterdir() if item.suffix in BAG_SUFFIXES]
+        if len(files) == 1:
+            return files[0]
+    return path
+
+
 class BagSource(RecordedSource):
     """The images of one topic of a rosbag2 recording, in order of recording.
 
@@ -97,10 +106,13 @@ class BagSource(RecordedSource):
         self._typestore = get_typestore(Stores.ROS2_JAZZY)
         self._reported = False
         try:
-            self._reader = Reader(path)
+            self._reader = Reader(_storage(path))
             self._reader.open()
         except Exception as error:  # the parser of a foreign file: it fails in many ways
-            raise MediaError(f'{path}: not a rosbag2 recording: {_line(error)}') from error
+            raise MediaError(
+                f'{path}: cannot be read as a rosbag2 recording: {_line(error)} (one that was cut '
+                f'off is repaired by `ros2 bag reindex`, an MCAP file by `mcap recover`)'
+            ) from error
         try:
             self._connections = self._choose(image_topic)
             topic = self._connections[0].topic

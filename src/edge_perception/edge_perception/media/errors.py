@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from edge_perception.types import EdgePerceptionError
@@ -14,6 +15,11 @@ class MediaError(EdgePerceptionError):
 
 class MediaTimeoutError(MediaError):
     """A live source has delivered no frame for the time allowed: unplugged, stalled or gone."""
+
+
+def hide_password(uri: str) -> str:
+    """The URI as it may stand in a log: `rtsp://user:***@camera` for `rtsp://user:secret@camera`."""
+    return re.sub(r'(://[^/@:\s]*):[^/@\s]*@', r'\1:***@', uri)
 
 
 def missing_path_error(path: Path) -> MediaError:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_perception.media.errors import MediaError, MediaTimeoutError
+from edge_perception.media.errors import MediaError, MediaTimeoutError, hide_password
 from edge_perception.media.source import Source
 from edge_perception.media.video import BgrConverter, VideoFileSource, open_container, reason
 from edge_perception.types import Frame
@@ -189,12 +189,13 @@ def open_pipeline(pipeline: str, *, frame_id: str, timeout_s: float) -> LiveSour
         pipeline += (
             ' ! videoconvert ! video/x-raw,format=BGR ! appsink sync=false drop=true max-buffers=1'
         )
+    name = hide_password(pipeline)
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
-        raise MediaError(f'{pipeline}: GStreamer cannot start this pipeline')
+        raise MediaError(f'{name}: GStreamer cannot start this pipeline')
     return LiveSource(
-        _read_capture(capture, pipeline),
-        description=f'{pipeline} (GStreamer)',
+        _read_capture(capture, name),
+        description=f'{name} (GStreamer)',
         rate_hz=capture.get(cv2.CAP_PROP_FPS) or None,
         frame_id=frame_id,
         timeout_s=timeout_s,
@@ -237,15 +238,16 @@ def open_url(
         return VideoFileSource(
             url, loop=loop, rate_hz=rate_hz, frame_id=frame_id, timeout_s=timeout_s
         )
+    name = hide_password(url)
     if rate_hz is not None:
         container.close()
-        raise MediaError(f'{url}: is a live stream, its rate cannot be chosen here')
+        raise MediaError(f'{name}: is a live stream, its rate cannot be chosen here')
     stream = container.streams.video[0]
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate
     return LiveSource(
-        _read_stream(container, url, timeout_s),
-        description=f'{url} ({context.name} {context.width}x{context.height}, live)',
+        _read_stream(container, name, timeout_s),
+        description=f'{name} ({context.name} {context.width}x{context.height}, live)',
         rate_hz=float(rate) if rate else None,
         frame_id=frame_id,
         timeout_s=timeout_s,
@@ -253,7 +255,7 @@ def open_url(
 
 
 def _read_stream(
-    container: av.container.InputContainer, url: str, timeout_s: float
+    container: av.container.InputContainer, name: str, timeout_s: float
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
     convert = BgrConverter()
     with container:
@@ -267,9 +269,9 @@ def _read_stream(
             except av.InvalidDataError:
                 continue  # a damaged packet; the stream goes on
             except (av.ExitError, TimeoutError) as error:
-                raise MediaTimeoutError(f'{url}: no data for {timeout_s:g} s') from error
+                raise MediaTimeoutError(f'{name}: no data for {timeout_s:g} s') from error
             except (av.FFmpegError, OSError) as error:
-                raise MediaError(f'{url}: the stream broke off: {reason(error)}') from error
+                raise MediaError(f'{name}: the stream broke off: {reason(error)}') from error
             if packet is None:
                 return
             for picture in pictures:

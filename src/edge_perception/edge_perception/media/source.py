@@ -236,10 +236,14 @@ def open_source(
         )
 
     path = Path(text).expanduser()
-    if not path.exists():
-        raise missing_path_error(path)
     suffix = path.suffix.lower()
-    if suffix in BAG_SUFFIXES or (path.is_dir() and _holds_bag(path)):
+    try:
+        if not path.exists():
+            raise missing_path_error(path)
+        is_bag = suffix in BAG_SUFFIXES or (path.is_dir() and _holds_bag(path))
+    except OSError as error:
+        raise MediaError(f'{path}: cannot be read: {error.strerror}') from error
+    if is_bag:
         from edge_perception.media import bag
 
         return bag.BagSource(

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from edge_perception.media.atomic import temporary_beside
-from edge_perception.media.errors import MediaError, MediaTimeoutError
+from edge_perception.media.errors import MediaError, MediaTimeoutError, hide_password
 from edge_perception.media.source import NANOSECONDS, RecordedSource
 from edge_perception.types import Frame
 
@@ -64,16 +64,17 @@ def open_container(
         MediaError: it cannot be opened, is no video, or holds no video stream.
         MediaTimeoutError: the server does not answer in time.
     """
+    name = hide_password(uri)
     try:
         container = av.open(uri, options=options or {}, timeout=timeout_s)
     except (av.ExitError, TimeoutError) as error:
-        raise MediaTimeoutError(f'{uri}: no answer within {timeout_s:g} s') from error
+        raise MediaTimeoutError(f'{name}: no answer within {timeout_s:g} s') from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f'{uri}: cannot be opened as a video: {reason(error)}') from error
+        raise MediaError(f'{name}: cannot be opened as a video: {reason(error)}') from error
     if not container.streams.video:
         kinds = ', '.join(stream.type for stream in container.streams) or 'nothing'
         container.close()
-        raise MediaError(f'{uri}: has no video stream (found: {kinds})')
+        raise MediaError(f'{name}: has no video stream (found: {kinds})')
     return container
 
 
@@ -120,7 +121,7 @@ class VideoFileSource(RecordedSource):
         self.rate_hz = float(rate) if rate else None
         context = stream.codec_context
         self.description = (
-            f'{self._uri} ({context.name} {context.width}x{context.height}'
+            f'{hide_password(self._uri)} ({context.name} {context.width}x{context.height}'
             f'{f", {self.rate_hz:g} Hz" if self.rate_hz else ""})'
         )
         self._reported = False
@@ -190,7 +191,7 @@ class VideoFileSource(RecordedSource):
             self._reported = True
             logger.warning(
                 '%s: %d of %s frames could be read (%d damaged packets%s)',
-                self._uri,
+                hide_password(self._uri),
                 count,
                 self._stated or 'its',
                 self.skipped,
