@@ -274,6 +274,9 @@ def test_pipeline(sink: str) -> None:
     with open_source(pipeline) as source:
         assert source.is_live
         assert next(source).image.shape == (48, 64, 3)
+    gray = 'videotestsrc ! video/x-raw,format=GRAY8,width=64,height=48 ! appsink'
+    with open_source(gray) as source, pytest.raises(MediaError, match=r'not BGR; a pipeline has'):
+        next(source)
 
 
 def test_password_stays_out_of_the_log(camera: tuple[_Camera, str]) -> None:

@@ -209,6 +209,11 @@ def _read_capture(capture: cv2.VideoCapture, name: str) -> Iterator[tuple[NDArra
             ok, image = capture.retrieve()
             if not ok:
                 break
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise MediaError(
+                    f'{name}: delivers {image.shape} {image.dtype}, not BGR; a pipeline has to end '
+                    f'in: videoconvert ! video/x-raw,format=BGR ! appsink'
+                )
             yield np.asarray(image, np.uint8), stamp_ns
         raise MediaError(
             f'{name}: delivers no more images; it is unplugged, in use, or at its end'
