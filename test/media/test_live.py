@@ -275,7 +275,7 @@ def test_pipeline(sink: str) -> None:
         assert source.is_live
         assert next(source).image.shape == (48, 64, 3)
     gray = 'videotestsrc ! video/x-raw,format=GRAY8,width=64,height=48 ! appsink'
-    with open_source(gray) as source, pytest.raises(MediaError, match=r'not BGR; a pipeline has'):
+    with open_source(gray) as source, pytest.raises(MediaError, match=r'not BGR; a pipeline must'):
         next(source)
 
 

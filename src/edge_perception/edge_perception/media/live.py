@@ -211,7 +211,7 @@ def _read_capture(capture: cv2.VideoCapture, name: str) -> Iterator[tuple[NDArra
                 break
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise MediaError(
-                    f'{name}: delivers {image.shape} {image.dtype}, not BGR; a pipeline has to end '
+                    f'{name}: delivers {image.shape} {image.dtype}, not BGR; a pipeline must end '
                     f'in: videoconvert ! video/x-raw,format=BGR ! appsink'
                 )
             yield np.asarray(image, np.uint8), stamp_ns
