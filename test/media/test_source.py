@@ -128,24 +128,26 @@ def _rotate_by_metadata(path: Path, matrix: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('turn', 'matrix'),
+    ('quarter_turns', 'matrix'),
     [
-        ('90 clockwise', (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)),
-        ('180', (-(1 << 16), 0, 0, 0, -(1 << 16), 0, 64 << 16, 48 << 16, 1 << 30)),
-        ('90 counter-clockwise', (0, -(1 << 16), 0, 1 << 16, 0, 0, 0, 64 << 16, 1 << 30)),
+        (-1, (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)),
+        (2, (-(1 << 16), 0, 0, 0, -(1 << 16), 0, 64 << 16, 48 << 16, 1 << 30)),
+        (1, (0, -(1 << 16), 0, 1 << 16, 0, 0, 0, 64 << 16, 1 << 30)),
     ],
 )
-def test_rotated_video_is_upright(tmp_path: Path, turn: str, matrix: tuple[int, ...]) -> None:
+def test_rotated_video_is_upright(
+    tmp_path: Path, quarter_turns: int, matrix: tuple[int, ...]
+) -> None:
     """A phone held upright records lying images and a rotation; players, and we, apply it."""
     image = gray_frame(30)
     image[:24, :32] = 220  # one bright corner tells all turns apart
     path = make_video(tmp_path / 'phone.mp4', [0, 40], images=[image, image])
     _rotate_by_metadata(path, matrix)
-    _, expected = cv2.VideoCapture(str(path)).read()
+    expected = np.rot90(image, quarter_turns)
     with open_source(path) as source:
         actual = next(source).image
     assert actual.shape == expected.shape
-    assert np.abs(actual.astype(int) - expected).max() <= 2
+    assert np.abs(actual.astype(int) - expected).mean() < 5
 
 
 def test_truncated_video_ends_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
