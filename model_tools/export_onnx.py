@@ -63,7 +63,12 @@ class Parity:
 
 
 def export_onnx(
-    model: Path, out: Path, *, image_size: int | None = None, opset: int = 17
+    model: Path,
+    out: Path,
+    *,
+    image_size: int | None = None,
+    opset: int = 17,
+    shapes: Sequence[tuple[int, int, int]] | None = None,
 ) -> Parity:
     """Export, simplify, compare, and only then put the file in its place.
 
@@ -72,6 +77,7 @@ def export_onnx(
         out: the .onnx file to write.
         image_size: input size in pixels that the metadata recommends; None: the checkpoint's.
         opset: ONNX operator set, at least LOWEST_OPSET.
+        shapes: batch, height and width of the inputs that are compared; None: PARITY_SHAPES.
 
     Returns:
         How well the two agree.
@@ -96,7 +102,7 @@ def export_onnx(
             shutil.copyfile(model, copy)
             exported = _export(copy, image_size=image_size, opset=opset)
             _tidy(exported, title=model.stem)
-            parity = compare(model, exported)
+            parity = compare(model, exported, shapes or PARITY_SHAPES)
             if parity.box_px > BOX_TOLERANCE_PX or parity.score > SCORE_TOLERANCE:
                 raise ExportError(
                     f'the export differs from PyTorch by {parity.box_px:.4f} px and '
@@ -109,9 +115,7 @@ def export_onnx(
     return parity
 
 
-def compare(
-    checkpoint: Path, exported: Path, shapes: Sequence[tuple[int, int, int]] = PARITY_SHAPES
-) -> Parity:
+def compare(checkpoint: Path, exported: Path, shapes: Sequence[tuple[int, int, int]]) -> Parity:
     """Run both files on the same images and take the largest differences."""
     box_px = score = 0.0
     count = 0
