@@ -101,6 +101,17 @@ def test_frame_that_is_a_view_with_gaps_between_rows():
     np.testing.assert_allclose(blob[0] * 255, view[:, :, ::-1].transpose(2, 0, 1), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    'view',
+    [lambda i: i[::-1], lambda i: i[:, ::-1], lambda i: i[:, :, ::-1], lambda i: i[::2, ::2]],
+    ids=['upside down', 'mirrored', 'channels swapped', 'every second pixel'],
+)
+def test_frame_that_is_any_view(view):
+    image = view(image_of(100, 140))
+    blob, _ = Preprocessor((64, 64))([image])
+    np.testing.assert_array_equal(blob, Preprocessor((64, 64))([image.copy()])[0])
+
+
 def test_fixed_batch_has_more_rows_than_frames():
     blob, geometries = Preprocessor((64, 64))([image_of(64, 64)], batch=4)
     assert blob.shape == (4, 3, 64, 64)

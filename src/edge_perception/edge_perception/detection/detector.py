@@ -326,7 +326,8 @@ def _input_size(
     Raises:
         InputSizeError: the asked size is not the fixed size of the model.
     """
-    stride = int(metadata.get('stride') or DEFAULT_STRIDE)
+    stated = metadata.get('stride', '')
+    stride = int(stated) if stated.isdecimal() and int(stated) else DEFAULT_STRIDE
     _, _, height, width = backend.input_spec.shape
     wanted = _size_hw(asked if asked is not None else metadata.get('imgsz'))
     if height is not None and width is not None:

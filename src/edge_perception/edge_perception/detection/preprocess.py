@@ -165,6 +165,9 @@ class Preprocessor:
         self, planes: NDArray[Any], image: NDArray[np.uint8], geometry: LetterboxGeometry
     ) -> None:
         """Write one frame into its (3, H, W) planes, one colour at a time: no temporaries."""
+        if image.strides[2] != 1 or image.strides[1] != 3 or image.strides[0] < 0:
+            # A mirrored or channel-swapped view, which OpenCV cannot read in place.
+            image = np.ascontiguousarray(image)
         size_hw = (geometry.height, geometry.width)
         if image.shape[:2] != size_hw:
             buffer = self._resized.get(size_hw)
