@@ -259,6 +259,7 @@ def test_local_setup_puts_the_environment_on_the_paths_once(
         ('def test_a(): pytest.skip("GPU: none here")', False, 'no test ran'),
         ('', False, 'no test ran'),
     ],
+    ids=['passed', 'allowed skip', 'avoidable skip', 'all skipped', 'empty'],
 )  # fmt: skip
 def test_ci_refuses_avoidable_skips_and_empty_runs(
     tmp_path: Path, tests: str, accepted: bool, message: str
