@@ -11,13 +11,12 @@ Nothing of `launch` is imported here, so that this also works where ROS 2 comes 
 from __future__ import annotations
 
 import atexit
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from edge_perception.nodes.detector import DetectorParameters
 from edge_perception.nodes.metrics import MetricsParameters
@@ -141,7 +140,8 @@ def parameters_text(values: Mapping[str, Mapping[str, Any]], namespace: str = ''
         f'{prefix}{node}': {'ros__parameters': dict(parameters)}
         for node, parameters in values.items()
     }
-    return yaml.safe_dump(sections, sort_keys=False)
+    # JSON, which is YAML with all texts quoted: rcl and PyYAML differ on what is a number.
+    return json.dumps(sections, ensure_ascii=False, indent=2) + '\n'
 
 
 def write_parameters(values: Mapping[str, Mapping[str, Any]], namespace: str = '') -> Path:
