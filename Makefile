@@ -1,6 +1,7 @@
 # `make` lists the targets. Nothing here needs root, and nothing outside this directory changes.
 SHELL := /bin/bash
-PYTHON ?= python3
+# The Python that .venv was made from, once there is one.
+PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 # ROS 2, .venv and the package. The same line serves a person at a terminal.
 ENVIRONMENT := source install/setup.bash
 

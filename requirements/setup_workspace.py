@@ -18,6 +18,7 @@ interrupted leaves no stamp, so the next call does it again.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -167,6 +168,13 @@ class Step:
             print(f'setup: {self.title}: {time.monotonic() - self.started:.0f} s', flush=True)
 
 
+def base_python() -> str:
+    """The interpreter that this one, perhaps in a virtual environment, comes from."""
+    base = getattr(sys, '_base_executable', None) or sys.executable
+    # In a half-removed .venv the interpreter takes itself for the base.
+    return os.path.realpath(base) if VENV in Path(base).parents else base
+
+
 class Ros:
     """Which ROS 2 is used: a sourced distribution, or the wheels of one release.
 
@@ -177,7 +185,7 @@ class Ros:
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        base = getattr(sys, '_base_executable', sys.executable)
+        base = base_python()
         distribution = environment.get('ROS_DISTRO')
         self.python = base
         self.wheels: str | None = None
@@ -194,7 +202,10 @@ class Ros:
                 f'{distribution}-rclpy, choose the Python that ROS was built for with '
                 '`make setup PYTHON=/path/to/python3`, or use a shell where ROS is not sourced.'
             )
-        self.wheels = os.environ.get('ROS_WHEELS') or 'jazzy'
+        bound = STAMPS / 'ros'
+        before = bound.read_text().split() if bound.is_file() else []
+        kept = before[1] if before[:1] == ['wheels'] else WHEELS[0]
+        self.wheels = os.environ.get('ROS_WHEELS') or kept
         if self.wheels not in WHEELS:
             raise SetupError(f'ROS_WHEELS={self.wheels}: choose one of {", ".join(WHEELS)}.')
         if platform.machine() != 'x86_64':
@@ -244,8 +255,8 @@ def make_venv(ros: Ros, environment: dict[str, str]) -> None:
             )
         if before != ros.name:
             print(f'setup: replacing the environment of {before} by one of {ros.name}', flush=True)
-    version = answer(ros.python, 'import sys; print(sys.version, sys.base_prefix)', environment)
-    with Step(STAMPS / 'venv', [ros.name, str(version), str(VENV)], 'virtual environment') as step:
+    python = f'{sys.version_info.major}.{sys.version_info.minor} {sys.base_prefix}'
+    with Step(STAMPS / 'venv', [ros.name, python, str(VENV)], 'virtual environment') as step:
         if step.due:
             shutil.rmtree(VENV, ignore_errors=True)
             options = [] if ros.wheels else ['--system-site-packages']
@@ -302,12 +313,11 @@ def distribution_requirements(environment: dict[str, str]) -> list[str]:
         "                print(f'{item.name}{item.specifier}')\n"
     )
     # Only what lies outside the environment is the distribution's.
-    python = answer(VENV_PYTHON, 'import sys; print(sys._base_executable)', environment)
     found = answer(VENV_PYTHON, _without_venv(code), environment)
-    if found is None or python is None:
+    if found is None:
         raise SetupError('cannot read the Python packages of the ROS distribution')
     wanted = found.splitlines()
-    opencv = answer(python, 'import cv2; print(cv2.__version__)', environment)
+    opencv = answer(base_python(), 'import cv2; print(cv2.__version__)', environment)
     if opencv and opencv.startswith('4.'):
         wanted = [line for line in wanted if not line.startswith('opencv')]
     else:
@@ -414,6 +424,7 @@ def build_vision_msgs(ros: Ros, environment: dict[str, str]) -> None:
     with Step(STAMPS / 'vision_msgs', inputs, 'vision_msgs from src/vendor') as step:
         if not step.due:
             return
+        check_system(environment, venv=False, compiler=True)
         build = ROOT / 'build' / 'vision_msgs'
         shutil.rmtree(build, ignore_errors=True)
         (ROOT / 'log' / 'vision_msgs.log').unlink(missing_ok=True)
@@ -438,7 +449,7 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
     ]
     inputs: list[str | Path] = [ros.name, str(VENV), *names]
     inputs += [PACKAGE / name for name in ('package.xml', 'setup.py', 'setup.cfg')]
-    stamp = ROOT / 'install' / '.setup' / 'edge_perception'
+    stamp = ROOT / 'install' / 'edge_perception' / '.setup'
     with Step(stamp, inputs, 'edge_perception by colcon') as step:
         if not step.due:
             return
@@ -469,7 +480,12 @@ def main() -> int:
         return 1
     environment = clean_environment()
     try:
+        lock = open(__file__)  # noqa: SIM115, held until this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)
         ros = Ros(environment)
+        if ros.python != base_python():
+            # All that follows asks and checks the Python that it runs on.
+            os.execve(ros.python, [ros.python, *sys.argv], environment)
         vendored = not has_vision_msgs(ros, environment)
         check_system(
             environment,

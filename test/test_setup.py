@@ -228,6 +228,19 @@ def test_environment_of_this_workspace_is_not_taken_for_a_ros_distribution(
     assert '_ROS_WHEELS_BOOTSTRAP_COMPLETE' not in environment
 
 
+def test_base_python_is_found_from_a_half_removed_environment(
+    setup_workspace: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rm -rf .venv` that was stopped leaves an interpreter that takes itself for the base."""
+    base = os.path.realpath(getattr(sys, '_base_executable', sys.executable))
+    link = tmp_path / '.venv' / 'bin' / 'python'
+    link.parent.mkdir(parents=True)
+    link.symlink_to(base)
+    monkeypatch.setattr(setup_workspace, 'VENV', tmp_path / '.venv')
+    monkeypatch.setattr(sys, '_base_executable', str(link))
+    assert setup_workspace.base_python() == base
+
+
 @pytest.mark.parametrize('shell', filter(shutil.which, ['sh', 'bash', 'zsh']))
 def test_local_setup_puts_the_environment_on_the_paths_once(
     setup_workspace: ModuleType, tmp_path: Path, shell: str
