@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example may take as long as a loaded machine makes it take.
+settings.register_profile('edge_perception', deadline=None)
+settings.load_profile('edge_perception')
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
