@@ -48,7 +48,7 @@ def test_draws_the_tracks_of_the_same_stamp_raw_and_compressed(graph, images):
 
 def test_takes_in_no_images_while_nobody_looks(graph, images):
     node = graph.add(VisualizerNode)
-    graph.until(lambda: 'visualizer' in graph.diagnostics, 'diagnostics')
+    graph.until(lambda: 'watched' in graph.diagnostics.get('visualizer', {}), 'diagnostics')
     assert graph.diagnostics['visualizer']['watched'] == 'false'
     assert images._publisher.get_subscription_count() == 0
     subscription = graph.node.create_subscription(

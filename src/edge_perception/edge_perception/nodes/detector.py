@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +14,27 @@ from edge_perception.detection.backends import available_backends
 from edge_perception.detection.decode import LAYOUT_NAMES
 from edge_perception.detection.detector import Detector
 from edge_perception.ros import process
-from edge_perception.ros.image_input import ImageInput, ImageInputParameters
+from edge_perception.ros.image_input import ImageInput, ImageInputParameters, StampWatch
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
-from edge_perception.ros.links import Links, Stamped
+from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
 from edge_perception.ros.messages import label_info, make_header, to_message
+from edge_perception.ros.pace import Pace
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.paths import DEFAULT_MODEL, find_model
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS
 from edge_perception.ros.worker import Worker, call_nice
-from edge_perception.types import Frame
+from edge_perception.types import Detections, EdgePerceptionError, Frame
+
+# When nothing was found for a while, every so often the scores below the threshold are looked at.
+PROBE_AFTER_S = 3.0
+PROBE_SCORE = 0.01
+CLEARLY_SOMETHING = 0.25
+"""Score above which a detection that is left out deserves a warning."""
+REQUESTS_WAITING = 4
+
+
+class BusyError(EdgePerceptionError):
+    """The detector has no time for a request now."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,8 @@ class DetectorNode(ManagedNode):
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
         self._detector: Detector | None = None
+        self._settings = threading.Lock()
+        self._inferences: Counter[str] = Counter()
         super().__init__('detector', DetectorParameters, links=links, **kwargs)
 
     def configure(self) -> None:
@@ -131,11 +147,24 @@ class DetectorNode(ManagedNode):
     def activate(self) -> None:
         """Start to detect."""
         self._seen = 0
-        self._last_stamp_ns = 0
+        self._stamps = StampWatch(self)
+        self._pace = Pace()
+        self._found_s = self._probed_s = time.monotonic()
+        self._scores_seen: deque[float] = deque(maxlen=10)
         self._worker = Worker(
             name='detect', on_error=self.log_error_once_a_second, nice=self.parameters.nice
         )
-        self._lane = self._worker.lane(self._detect)
+        self._lane = self._worker.lane(
+            self._detect, waited=lambda ms: self.latencies.add('queue', ms)
+        )
+        self._requests = self._worker.lane(
+            self._answer,
+            depth=REQUESTS_WAITING,
+            delay_s=self._pace.delay_s,
+            dropped=lambda request: request.answer.set_exception(
+                BusyError('the detector has too many requests')
+            ),
+        )
         self._worker.start()
         self.until_deactivate(self._worker.stop)
         assert self._detector is not None
@@ -149,6 +178,7 @@ class DetectorNode(ManagedNode):
         self._input: ImageInput | None = None
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
+            self.until_deactivate(self.links.detect_requests.subscribe(self._on_request))
         else:
             self._input = ImageInput(
                 self,
@@ -162,13 +192,20 @@ class DetectorNode(ManagedNode):
     def parameters_changed(self, updated: DetectorParameters) -> None:
         """Thresholds and classes go to the detector; detect_every_n is read at each image."""
         if self._detector is not None:
-            self._detector.classes = class_list(updated.classes)
-            self._detector.score_threshold = updated.score_threshold
-            self._detector.iou_threshold = updated.iou_threshold
+            with self._settings:
+                self._apply(self._detector, updated)
+
+    @staticmethod
+    def _apply(detector: Detector, p: DetectorParameters) -> None:
+        detector.classes = class_list(p.classes)
+        detector.score_threshold = p.score_threshold
+        detector.iou_threshold = p.iou_threshold
 
     def diagnose(self, report: Report) -> None:
         """Backend in use, counts."""
         p = self.parameters
+        for backend, count in self._inferences.items():
+            report.values[f'inferences.{backend}'] = str(count)
         report.values['model'] = p.model_path
         report.values['detect_every_n'] = str(p.detect_every_n)
         if self._detector is None:
@@ -184,17 +221,37 @@ class DetectorNode(ManagedNode):
             report.values['detected'] = str(counts.processed)
             report.values['dropped'] = str(counts.dropped)
             report.values['failed'] = str(failed)
-            if failed:
-                report.warn(f'{failed} images failed')
+            report.values['requests'] = str(self._requests.counts.processed)
+            self._stamps.diagnose(report)
+            if self._input:
+                self._input.diagnose(report)
+            if self._scores_seen:
+                self._diagnose_scores(report)
+
+    def _diagnose_scores(self, report: Report) -> None:
+        """Why nothing is found, as far as scores tell."""
+        p = self.parameters
+        best = max(self._scores_seen)
+        silent_s = time.monotonic() - self._found_s
+        report.values['best_score'] = f'{best:.3f}'
+        kinds = f'of {p.classes} ' if p.classes else ''
+        text = (
+            f'nothing {kinds}found for {silent_s:.0f} s: the best score seen is {best:.2f}, '
+            f'score_threshold is {p.score_threshold:.2f}'
+        )
+        if best >= CLEARLY_SOMETHING:
+            report.warn(text)
+        else:
+            report.note(text)
 
     def _is_due(self, stamp_ns: int) -> bool:
-        if stamp_ns < self._last_stamp_ns:
-            self.get_logger().warning('stamps jumped back: counts and statistics start anew')
+        if self._stamps.jumped_back(stamp_ns):
             self._seen = 0
-            self.latencies.reset()
-        self._last_stamp_ns = stamp_ns
+        every = self.parameters.detect_every_n
+        since_due = self._seen % every
         self._seen += 1
-        return (self._seen - 1) % self.parameters.detect_every_n == 0
+        self._pace.arrived(every - since_due, every)
+        return since_due == 0
 
     def _on_shared_frame(self, frame: Frame) -> None:
         if self._is_due(frame.stamp_ns):
@@ -203,7 +260,10 @@ class DetectorNode(ManagedNode):
     def _detect(self, frame: Frame) -> None:
         detector = self._detector
         assert detector is not None  # the worker ends before the model is freed
-        detections = detector(frame)
+        started_s = time.perf_counter()
+        detections = self._find(detector, frame)
+        self._pace.worked(time.perf_counter() - started_s)
+        self._inferences[detector.backend_name] += 1
         for stage, latency_ms in detector.timings.items():
             self.latencies.add(stage, latency_ms)
         result = Stamped(detections, frame.stamp_ns, frame.frame_id, detector.names)
@@ -215,6 +275,64 @@ class DetectorNode(ManagedNode):
             self.latencies.add('publish', (time.perf_counter() - started_s) * 1e3)
         self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
         self.fps.tick()
+
+    def _find(self, detector: Detector, frame: Frame) -> Detections:
+        """Run the detector; now and then, when it finds nothing, see how near to it things are."""
+        now_s = time.monotonic()
+        threshold = self.parameters.score_threshold
+        is_probe = (
+            now_s - self._found_s > PROBE_AFTER_S
+            and now_s - self._probed_s > 1.0
+            and threshold > PROBE_SCORE
+        )
+        if is_probe:
+            self._probed_s = now_s
+            with self._settings:
+                detector.score_threshold = PROBE_SCORE
+                try:
+                    candidates = detector(frame)
+                finally:
+                    self._apply(detector, self.parameters)
+            self._scores_seen.append(float(candidates.score.max(initial=0.0)))
+            detections = candidates[candidates.score >= threshold]
+        else:
+            detections = detector(frame)
+        if len(detections):
+            self._found_s = now_s
+            self._scores_seen.clear()
+        return detections
+
+    def _on_request(self, request: DetectRequest) -> None:
+        if self._pace.is_full:
+            request.answer.set_exception(
+                BusyError('the live images leave the detector no time: raise detect_every_n')
+            )
+        else:
+            self._requests.offer(request)
+
+    def _answer(self, request: DetectRequest) -> None:
+        detector = self._detector
+        assert detector is not None  # the worker ends before the model is freed
+        if not request.answer.set_running_or_notify_cancel():
+            return  # whoever asked has given up
+        started_s = time.perf_counter()
+        try:
+            with self._settings:
+                try:
+                    detector.classes = request.classes
+                    if request.score_threshold is not None:
+                        detector.score_threshold = request.score_threshold
+                    detections = detector(request.image)
+                finally:
+                    self._apply(detector, self.parameters)
+        except Exception as error:
+            request.answer.set_exception(error)
+            return
+        self._pace.worked(time.perf_counter() - started_s)
+        self._inferences[detector.backend_name] += 1
+        request.answer.set_result(
+            DetectAnswer(detections, detector.names, detector.backend_name, dict(detector.timings))
+        )
 
 
 def main() -> None:

@@ -1,25 +1,41 @@
-"""metrics: one status that says how fast and how healthy the whole pipeline is."""
+"""metrics: one status that says how fast and how healthy the pipeline is, and what is wrong."""
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import QoSProfile
 
-from edge_perception.metrics.system import SystemSampler
+from edge_perception.metrics.latency import SlidingTotals
+from edge_perception.metrics.system import GpuSample, SystemSample, SystemSampler
 from edge_perception.ros import process
-from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
+from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import parameter
+from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
 
-# What of the nodes' own values the summary repeats.
-SUMMARY_KEYS = {
-    'detector': ('fps', 'backend', 'inference_ms.p50', 'inference_ms.p95', 'dropped', 'failed'),
-    'tracker': ('fps', 'track_ms.p95', 'end_to_end_ms.p50', 'end_to_end_ms.p95', 'dropped'),
-    'source': ('fps', 'published'),
+STAGES = {
+    'transport': ('perception', 'detector', 'tracker'),
+    'queue': ('detector', 'tracker'),
+    'preprocess': ('detector',),
+    'inference': ('detector',),
+    'postprocess': ('detector',),
+    'track': ('tracker',),
+    'publish': ('detector', 'tracker'),
+    'end_to_end': ('tracker',),
 }
+"""Stages of the pipeline, and the nodes whose durations of it are put together."""
+OUTPUT_NODE = 'tracker'
+LOADING_AT_MOST_S = 300.0
+CLOCK_STEP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,33 @@ class MetricsParameters(NodeParameters):
     nodes: str = parameter(
         'detector,tracker', 'names of the nodes that must be heard, separated by commas'
     )
+    window_s: float = parameter(
+        60.0,
+        'percentiles are those of so many last seconds',
+        minimum=2.0,
+        maximum=3600.0,
+    )
     silent_after_s: float = parameter(
         3.0, 'a node that sends no diagnostics for longer is an error', minimum=1.5, live=True
+    )
+    fps_warn: float = parameter(
+        0.0, 'rate of tracks below which to warn; 0 never', minimum=0.0, live=True
+    )
+    latency_warn_ms: float = parameter(
+        0.0,
+        'image stamp to tracks, 95th percentile, above which to warn; 0 never',
+        minimum=0.0,
+        live=True,
+    )
+    latency_error_ms: float = parameter(
+        0.0, 'the same, above which it is an error; 0 never', minimum=0.0, live=True
+    )
+    dropped_warn_percent: float = parameter(
+        5.0,
+        'share of the images of the last seconds that a node dropped, above which to warn',
+        minimum=0.0,
+        maximum=100.0,
+        live=True,
     )
     cpu_warn_percent: float = parameter(
         95.0, 'load of all cores above which to warn', minimum=0.0, maximum=100.0, live=True
@@ -38,76 +79,266 @@ class MetricsParameters(NodeParameters):
     memory_warn_percent: float = parameter(
         90.0, 'memory in use above which to warn', minimum=0.0, maximum=100.0, live=True
     )
+    memory_error_percent: float = parameter(
+        97.0, 'memory in use above which it is an error', minimum=0.0, maximum=100.0, live=True
+    )
     temperature_warn_c: float = parameter(
         85.0, 'temperature above which to warn, in degrees Celsius', live=True
+    )
+    temperature_error_c: float = parameter(
+        100.0, 'temperature above which it is an error, in degrees Celsius', live=True
     )
 
 
 class MetricsNode(ManagedNode):
-    """Topics: /diagnostics of the other nodes -> /diagnostics with the summary."""
+    """Topics: /diagnostics and latency_histograms of the other nodes -> /diagnostics.
+
+    Besides the level and the numbers, the status holds `why_no_output.1`, `.2` and so on while
+    nothing comes out of the pipeline.
+    """
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
         super().__init__('metrics', MetricsParameters, links=links, **kwargs)
 
     def activate(self) -> None:
         """Listen."""
-        self._system = SystemSampler()
-        self._heard_s: dict[str, float] = {}
-        self._statuses: dict[str, DiagnosticStatus] = {}
-        self._since_s = time.monotonic()
-        subscription = self.create_subscription(
-            DiagnosticArray, '/diagnostics', self._on_diagnostics, 50
+        p = self.parameters
+        self._statuses = NodeStatuses(self.get_namespace(), own_name=self.get_name())
+        self._totals = SlidingTotals(p.window_s)
+        self._dropped: dict[str, tuple[int, int]] = {}
+        self._since_s = self._diagnosed_s = time.monotonic()
+        self._clock_offset_s = time.time() - time.monotonic()
+        self._clock_step = (0.0, '')
+        for topic, handle, qos in (
+            ('/diagnostics', self._statuses.update, QoSProfile(depth=50)),
+            ('latency_histograms', self._on_histograms, RESULTS_QOS),
+        ):
+            subscription = self.create_subscription(DiagnosticArray, topic, handle, qos)
+            self.until_deactivate(partial(self.destroy_subscription, subscription))
+        # Sensors may be slow to answer, and the executor has images to take in.
+        self._sample: SystemSample | None = None
+        self._pids: set[int] = set()
+        ending = threading.Event()
+        thread = threading.Thread(
+            target=self._sample_system, args=(ending,), name='system', daemon=True
         )
-        self.until_deactivate(lambda: self.destroy_subscription(subscription))
+        thread.start()
+        self.until_deactivate(lambda: thread.join(2.0))
+        self.until_deactivate(ending.set)
+
+    def _sample_system(self, ending: threading.Event) -> None:
+        sampler = SystemSampler()
+        while not ending.wait(1.0):
+            self._sample = sampler.sample(self._pids)
+        sampler.close()
+
+    def _on_histograms(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            name, age_s, totals = histograms_from(status)
+            self._totals.update(name, totals, age_s)
 
     def diagnose(self, report: Report) -> None:
         """The summary."""
         if self.state_label != 'active':
             return
-        p = self.parameters
+        self._skip_pause()
+        reasons = [*self._missing(report), *self._merge(report)]
+        self._add_stages(report)
+        self._add_counts(report)
+        self._add_clock(report)
+        if self._sample is not None:
+            self._add_system(report, self._sample)
+        self._explain(report, reasons)
+
+    def _skip_pause(self) -> None:
+        """Time in which this process took no messages in (a model was loading) does not count."""
         now_s = time.monotonic()
+        pause_s = now_s - self._diagnosed_s
+        self._diagnosed_s = now_s
+        if pause_s > 2.0:
+            self._since_s += pause_s
+            self._statuses.forgive(pause_s)
+
+    def _missing(self, report: Report) -> list[str]:
+        """Report nodes that are needed and not there; returns what to say of them."""
+        p = self.parameters
+        texts = []
         for name in (part.strip() for part in p.nodes.split(',')):
             if not name:
                 continue
-            if now_s - self._heard_s.get(name, self._since_s) > p.silent_after_s:
-                report.error(f'{name} is silent')
+            status = self._statuses.of.get(name)
+            silent_s = time.monotonic() - (status.heard_s if status else self._since_s)
+            if silent_s <= p.silent_after_s:
                 continue
-            status = self._statuses.get(name)
             if status is None:
+                texts.append(f'{name} is silent: it does not run, or not in this namespace')
+            elif status.state == 'configuring' and status.level == DiagnosticStatus.ERROR:
+                texts.append(f'{name} ended: {status.message}')
+            elif status.state == 'configuring' and silent_s < LOADING_AT_MOST_S:
+                report.warn(f'{name} is loading for {silent_s:.0f} s')
                 continue
-            if status.level == DiagnosticStatus.ERROR:
-                report.error(f'{name}: {status.message}')
-            elif status.level != DiagnosticStatus.OK:
-                report.warn(f'{name}: {status.message}')
-            values = {item.key: item.value for item in status.values}
-            for key in SUMMARY_KEYS.get(name, ('fps',)):
-                if key in values:
-                    report.values[f'{name}.{key}'] = values[key]
-        self._add_system(report)
+            else:
+                texts.append(f'{name} is silent for {silent_s:.0f} s: it ended, or hangs')
+            report.error(texts[-1])
+        return texts
 
-    def _add_system(self, report: Report) -> None:
-        p, sample = self.parameters, self._system.sample()
+    def _merge(self, report: Report) -> list[str]:
+        """Take over what the nodes say; the same said by several is said once.
+
+        Returns:
+            All of it, also what is worth no warning.
+        """
+        said: dict[tuple[bytes, str], list[str]] = {}
+        for name, status in self._heard().items():
+            if status.message != 'OK':
+                for text in status.message.split('; '):
+                    said.setdefault((status.level, text), []).append(name)
+        texts = []
+        for (level, text), names in said.items():
+            texts.append(f'{", ".join(sorted(names))}: {text}')
+            if level == DiagnosticStatus.ERROR:
+                report.error(texts[-1])
+            elif level != DiagnosticStatus.OK:
+                report.warn(texts[-1])
+        return texts
+
+    def _heard(self) -> dict[str, NodeStatus]:
+        return self._statuses.heard(self.parameters.silent_after_s)
+
+    def _add_stages(self, report: Report) -> None:
+        p = self.parameters
+        report.values['window_s'] = f'{p.window_s:g}'
+        for stage, nodes in STAGES.items():
+            summary = self._totals.window(stage, nodes).summary()
+            report.values[f'{stage}_ms.count'] = str(summary.count)
+            if not summary.count:
+                continue
+            for key in ('avg', 'p50', 'p90', 'p95', 'p99', 'max'):
+                report.values[f'{stage}_ms.{key}'] = f'{getattr(summary, f"{key}_ms"):.3f}'
+            if stage == 'end_to_end':
+                text = f'tracks are {summary.p95_ms:.0f} ms late (95th percentile)'
+                if p.latency_error_ms and summary.p95_ms > p.latency_error_ms:
+                    report.error(text)
+                elif p.latency_warn_ms and summary.p95_ms > p.latency_warn_ms:
+                    report.warn(text)
+
+    def _add_counts(self, report: Report) -> None:
+        p = self.parameters
+        inferences: Counter[str] = Counter()
+        heard = self._heard()
+        for name, status in heard.items():
+            for key in ('fps', 'backend', 'received', 'dropped', 'failed', 'published'):
+                if key in status.values:
+                    report.values[f'{name}.{key}'] = status.values[key]
+            for key, value in status.values.items():
+                if key.startswith('inferences.'):
+                    inferences[key.removeprefix('inferences.')] += int(value)
+            if {'received', 'dropped'} <= status.values.keys():
+                received, dropped = int(status.values['received']), int(status.values['dropped'])
+                was_received, was_dropped = self._dropped.get(name, (0, 0))
+                self._dropped[name] = received, dropped
+                new, lost = received - was_received, dropped - was_dropped
+                if new > 0 and 100.0 * lost / new > p.dropped_warn_percent:
+                    report.warn(f'{name} dropped {lost} of {new} images in the last second')
+        report.values['inference_count'] = str(inferences.total())
+        for backend, count in inferences.items():
+            report.values[f'inferences.{backend}'] = str(count)
+        output = heard.get(OUTPUT_NODE)
+        if output is not None and output.state == 'active':
+            fps = float(output.values.get('fps', 0.0))
+            report.values['fps'] = f'{fps:.2f}'
+            if 0.0 < fps < p.fps_warn:
+                report.warn(f'{fps:.1f} tracks messages a second, wanted {p.fps_warn:g}')
+
+    def _add_clock(self, report: Report) -> None:
+        now_s = time.monotonic()
+        offset_s = time.time() - now_s
+        step_s = offset_s - self._clock_offset_s
+        self._clock_offset_s = offset_s
+        if abs(step_s) > CLOCK_STEP_S:
+            self._clock_step = (now_s, f'the clock of this machine was set by {step_s:+.1f} s')
+        stepped_s, text = self._clock_step
+        if text and now_s - stepped_s < RECENT_S:
+            report.warn(text)
+
+    def _add_system(self, report: Report, sample: SystemSample) -> None:
+        p = self.parameters
         report.values['cpu_percent'] = f'{sample.cpu_percent:.1f}'
-        report.values['process_cpu_percent'] = f'{sample.process_cpu_percent:.1f}'
         report.values['memory_percent'] = f'{sample.memory_percent:.1f}'
-        report.values['process_rss_mib'] = f'{sample.process_rss_mib:.1f}'
         if sample.cpu_percent > p.cpu_warn_percent:
             report.warn(f'CPU load is {sample.cpu_percent:.0f} %')
-        if sample.memory_percent > p.memory_warn_percent:
-            report.warn(f'memory in use is {sample.memory_percent:.0f} %')
-        if sample.temperature_c is not None:
-            report.values['temperature_c'] = f'{sample.temperature_c:.1f}'
-            if sample.temperature_c > p.temperature_warn_c:
-                report.warn(f'temperature is {sample.temperature_c:.0f} degrees')
+        _judge(
+            report,
+            f'memory in use is {sample.memory_percent:.0f} %',
+            sample.memory_percent,
+            p.memory_warn_percent,
+            p.memory_error_percent,
+        )
+        temperatures = [sample.temperature_c, *(gpu.temperature_c for gpu in sample.gpus)]
+        if known := [value for value in temperatures if value is not None]:
+            report.values['temperature_c'] = f'{max(known):.1f}'
+            _judge(
+                report,
+                f'temperature is {max(known):.0f} degrees',
+                max(known),
+                p.temperature_warn_c,
+                p.temperature_error_c,
+            )
+        for index, gpu in enumerate(sample.gpus):
+            _add_gpu(report, f'gpu.{index}', gpu)
+        host = socket.gethostname()
+        labels: dict[int, list[str]] = {}
+        for name, status in (*self._heard().items(), (self.get_name(), None)):
+            text = status.values.get('process', '') if status else self.process_text
+            of_host, _, pid_text = text.rpartition(':')
+            if of_host == host:
+                labels.setdefault(int(pid_text), []).append(name)
+        self._pids = set(labels)
+        for pid, load in sample.processes.items():
+            names = labels.get(pid, [])
+            label = 'perception' if 'perception' in names else '+'.join(sorted(names))
+            if label:
+                report.values[f'process.{label}.cpu_percent'] = f'{load.cpu_percent:.1f}'
+                report.values[f'process.{label}.rss_mib'] = f'{load.rss_mib:.1f}'
+                report.values[f'process.{label}.threads'] = str(load.threads)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        # Only nodes of the own namespace: every camera has its own pipeline and its own summary.
-        prefix = self.get_namespace().strip('/')
-        for status in message.status:
-            namespace, _, name = status.name.split(':')[0].rpartition('/')
-            if namespace == prefix and name != self.get_name():
-                self._statuses[name] = status
-                self._heard_s[name] = time.monotonic()
+    def _explain(self, report: Report, reasons: list[str]) -> None:
+        """Say why nothing comes out, when nothing does."""
+        heard = self._heard()
+        output = heard.get(OUTPUT_NODE)
+        values = output.values if output else {}
+        if float(values.get('fps', 0.0)) and any(
+            int(values.get(f'tracks_{source}', 0)) for source in ('detected', 'predicted')
+        ):
+            return
+        if not reasons:
+            if not float(values.get('fps', 0.0)):
+                reasons = ['no image has been answered in the last seconds']
+            else:
+                reasons = ['images come and nothing is found in them']
+        for number, text in enumerate(reasons, 1):
+            report.values[f'why_no_output.{number}'] = text
+
+
+def _judge(report: Report, text: str, value: float, warn_above: float, error_above: float) -> None:
+    if value > error_above:
+        report.error(text)
+    elif value > warn_above:
+        report.warn(text)
+
+
+def _add_gpu(report: Report, key: str, gpu: GpuSample) -> None:
+    report.values[f'{key}.name'] = gpu.name
+    for field in (
+        'usage_percent',
+        'memory_used_mib',
+        'memory_total_mib',
+        'temperature_c',
+        'power_w',
+    ):
+        value = getattr(gpu, field)
+        if value is not None:
+            report.values[f'{key}.{field}'] = f'{value:.1f}'
 
 
 def main() -> None:

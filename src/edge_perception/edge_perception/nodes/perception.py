@@ -80,8 +80,7 @@ class PerceptionNode(ManagedNode):
         if self.state_label == 'active' and self._input is not None:
             report.values['received'] = str(self._input.received)
             report.values['failed'] = str(self._input.failed)
-            if self._input.failed:
-                report.warn(f'{self._input.failed} images could not be read')
+            self._input.diagnose(report)
 
 
 def create_nodes() -> list[ManagedNode]:

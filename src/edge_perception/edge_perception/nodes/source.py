@@ -121,18 +121,22 @@ class SourceNode(ManagedNode):
 
     def diagnose(self, report: Report) -> None:
         """What is read, how far it is."""
-        report.values['source'] = self.parameters.source
-        report.hardware_id = self.parameters.source
+        report.values['source'] = report.hardware_id = media.hide_password(self.parameters.source)
         if self.state_label != 'active':
             return
         source = self._source
         report.values['published'] = str(self._published)
         report.values['finished'] = str(self._finished).lower()
+        if source is not None:
+            report.values['skipped'] = str(source.skipped)
+            report.values['dropped'] = str(source.dropped)
         if source is not None and not source.is_live:
             report.values['frame_count'] = str(source.frame_count)
             report.values['rate_hz'] = str(source.rate_hz)
         if self._problem:
             report.error(self._problem)
+        elif self._finished:
+            report.note(f'{self.parameters.source} is at its end')
 
     def _close(self) -> None:
         source, self._source = self._source, None
@@ -158,7 +162,7 @@ class SourceNode(ManagedNode):
                 self._ending.wait(REOPEN_AFTER_S)
         if not self._ending.is_set():
             self._finished = True
-            self.get_logger().info(f'end of {self.parameters.source}')
+            self.get_logger().info(f'end of {media.hide_password(self.parameters.source)}')
 
     def _publish_all(self, source: media.Source) -> None:
         start_ns: int | None = None

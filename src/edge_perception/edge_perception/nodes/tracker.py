@@ -11,7 +11,7 @@ import numpy as np
 from vision_msgs.msg import Detection2DArray
 
 from edge_perception.ros import process
-from edge_perception.ros.image_input import ImageInput, ImageInputParameters
+from edge_perception.ros.image_input import ImageInput, ImageInputParameters, StampWatch
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links, Stamped
 from edge_perception.ros.messages import ClassNames, message_to_detections, to_message
@@ -55,14 +55,16 @@ class TrackerNode(ManagedNode):
     def activate(self) -> None:
         """Start to track."""
         self._tracker.reset()
-        self._last_stamp_ns = 0
+        self._stamps = StampWatch(self)
         self._class_names = ClassNames()
         self._names: Mapping[int, str] = self._class_names.names
         self._track_counts = dict.fromkeys(TrackSource, 0)
         self._worker = Worker(name='track', on_error=self.log_error_once_a_second)
         # Frames first: a correction may wait for the few milliseconds of a step, a frame that
         # waits for a correction is late.
-        self._frames = self._worker.lane(self._step, depth=4)
+        self._frames = self._worker.lane(
+            self._step, depth=4, waited=lambda ms: self.latencies.add('queue', ms)
+        )
         self._corrections = self._worker.lane(self._correct, depth=8)
         self._worker.start()
         self.until_deactivate(self._worker.stop)
@@ -94,8 +96,9 @@ class TrackerNode(ManagedNode):
         report.values['detections_received'] = str(corrections.received)
         for source, count in self._track_counts.items():
             report.values[f'tracks_{source.name.lower()}'] = str(count)
-        if failed:
-            report.warn(f'{failed} images or detections failed')
+        self._stamps.diagnose(report)
+        if self._input:
+            self._input.diagnose(report)
 
     def _on_detections(self, message: Detection2DArray) -> None:
         try:
@@ -106,11 +109,8 @@ class TrackerNode(ManagedNode):
 
     def _step(self, frame: Frame) -> None:
         started_s = time.perf_counter()
-        if frame.stamp_ns < self._last_stamp_ns:
-            self.get_logger().warning('stamps jumped back: tracks and statistics start anew')
+        if self._stamps.jumped_back(frame.stamp_ns):
             self._tracker.reset()
-            self.latencies.reset()
-        self._last_stamp_ns = frame.stamp_ns
         image = frame.image if self.parameters.use_images else None
         tracks = self._tracker.step(frame.stamp_ns, image)
         tracked_s = time.perf_counter()

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
@@ -73,7 +74,10 @@ class VisualizerNode(ManagedNode):
             self.until_deactivate(self.links.frames.subscribe(self._on_frame))
             self.until_deactivate(self.links.tracks.subscribe(self._on_tracks))
         else:
-            timer = self.create_timer(0.2, self._follow_demand)
+            # Steady time: a simulated clock that stands still must not hide who looks.
+            timer = self.create_timer(
+                0.2, self._follow_demand, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            )
             self.until_deactivate(self._unsubscribe)
             self.until_deactivate(lambda: self.destroy_timer(timer))
 
@@ -87,6 +91,8 @@ class VisualizerNode(ManagedNode):
         report.values['drawn'] = str(counts.processed)
         report.values['dropped'] = str(counts.dropped)
         report.values['failed'] = str(counts.failed)
+        if self._input is not None:
+            self._input.diagnose(report)
 
     def _is_watched(self) -> bool:
         return bool(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +16,18 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
 
 from edge_perception.metrics.fps import FPSMeter
 from edge_perception.metrics.latency import StageLatencies
 from edge_perception.ros.links import Links
+from edge_perception.ros.log import EventLogger
 from edge_perception.ros.parameters import LiveParameters, declare, parameter
+from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.types import EdgePerceptionError
+
+RECENT_S = 10.0
+"""How long diagnostics speak of a problem after it was last seen."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,11 @@ class NodeParameters:
 
     autostart: bool = parameter(
         True, 'configure and activate at start, without a lifecycle manager'
+    )
+    log_format: str = parameter(
+        'text',
+        'log lines for people, or JSON lines with stamp, node, event and fields',
+        choices=('text', 'json'),
     )
 
 
@@ -55,6 +69,9 @@ class ManagedNode(LifecycleNode):
     ) -> None:
         super().__init__(name, **kwargs)
         self.links = links
+        self._failure = ''
+        self._last_error = ''
+        self._last_error_s = 0.0
         self.latencies = StageLatencies()
         self.fps = FPSMeter()
         self._live = LiveParameters(
@@ -65,7 +82,17 @@ class ManagedNode(LifecycleNode):
         )
         self._configured: list[Callable[[], object]] = []
         self._activated: list[Callable[[], object]] = []
+        self._event_logger: EventLogger | None = EventLogger(
+            super().get_logger().name,
+            self.get_fully_qualified_name(),
+            as_json=self.parameters.log_format == 'json',
+        )
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        # What the window of the diagnostics is computed from. Apart from them, since nobody
+        # wants to read it, and sent only to who asks for it.
+        self._histograms = self.create_publisher(
+            DiagnosticArray, 'latency_histograms', RESULTS_QOS
+        )
         # Steady time: a simulated clock that stands still must not silence the diagnostics.
         self.create_timer(
             1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -102,6 +129,11 @@ class ManagedNode(LifecycleNode):
         """The name of the state: unconfigured, inactive, active, finalized."""
         return str(self._state_machine.current_state[1])
 
+    @property
+    def process_text(self) -> str:
+        """Host and process id, as the diagnostics say them."""
+        return f'{socket.gethostname()}:{os.getpid()}'
+
     def until_cleanup(self, undo: Callable[[], object]) -> None:
         """Call `undo` at cleanup, last registered first."""
         self._configured.append(undo)
@@ -117,9 +149,16 @@ class ManagedNode(LifecycleNode):
         return publisher
 
     def log_error_once_a_second(self, error: Exception) -> None:
-        """Log an error of one frame; more within the second are counted only."""
+        """Log an error of one frame, more within the second not; diagnostics speak of it."""
         text = str(error) if isinstance(error, EdgePerceptionError) else repr(error)
-        self.get_logger().error(text, throttle_duration_sec=1.0)
+        self._last_error, self._last_error_s = text, time.monotonic()
+        event = type(error).__name__
+        self.get_logger().error(text, event=event, throttle_duration_sec=1.0)
+
+    def get_logger(self) -> Any:
+        """The node's logger; its messages take `event` and `fields` too (see EventLogger)."""
+        # rclpy asks while this object is still in the making.
+        return getattr(self, '_event_logger', None) or super().get_logger()
 
     def now_ns(self) -> int:
         """The node's clock (simulated where use_sim_time is set), in nanoseconds."""
@@ -140,10 +179,13 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
+        self._failure = ''
+        # Loading a model takes its time, and the executor waits for it.
+        self._publish_diagnostics()
         try:
             self.configure()
         except Exception as error:  # rclpy would swallow it without a word
-            self._log_failure(error)
+            self._fail(error)
             _undo_all(self._configured)
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -156,7 +198,7 @@ class ManagedNode(LifecycleNode):
             self.fps.reset()
             self.activate()
         except Exception as error:
-            self._log_failure(error)
+            self._fail(error)
             _undo_all(self._activated)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
@@ -184,15 +226,27 @@ class ManagedNode(LifecycleNode):
         _undo_all(self._configured)
         super().destroy_node()
 
+    def _fail(self, error: Exception) -> None:
+        """Log why a transition failed, and tell who listens: the process may end now."""
+        self._failure = str(error) or repr(error)
+        self._log_failure(error)
+        self._publish_diagnostics()
+
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, EdgePerceptionError):
-            self.get_logger().error(str(error))
+            text = str(error)
         else:  # a bug: the place matters
-            self.get_logger().error(''.join(traceback.format_exception(error)))
+            text = ''.join(traceback.format_exception(error))
+        self.get_logger().error(text, event=type(error).__name__)
 
     def _publish_diagnostics(self) -> None:
         report = Report()
         report.values['state'] = self.state_label
+        report.values['process'] = self.process_text
+        if self._failure:
+            report.error(self._failure)
+        if self._last_error and time.monotonic() - self._last_error_s < RECENT_S:
+            report.warn(self._last_error)
         if self.state_id == State.PRIMARY_STATE_ACTIVE:
             report.values['fps'] = f'{self.fps.fps:.2f}'
             for stage, summary in self.latencies.summaries().items():
@@ -200,16 +254,31 @@ class ManagedNode(LifecycleNode):
                     for key in ('avg', 'p50', 'p90', 'p95', 'p99'):
                         value = getattr(summary, f'{key}_ms')
                         report.values[f'{stage}_ms.{key}'] = f'{value:.3f}'
+        elif self.state_id == State.TRANSITION_STATE_CONFIGURING and not self._failure:
+            report.warn('node is loading what it needs')
         elif self.state_id not in (
             State.PRIMARY_STATE_FINALIZED,
             State.TRANSITION_STATE_SHUTTINGDOWN,
         ):
             report.warn(f'node is {self.state_label}')
-        self.diagnose(report)
+        try:
+            self.diagnose(report)
+        except Exception as error:  # what a node says of itself must not end it
+            report.error(f'its diagnostics failed: {error!r}')
+            self._log_failure(error)
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = [report.status(self.get_fully_qualified_name().lstrip('/'))]
         self._diagnostics.publish(message)
+        if self._histograms.get_subscription_count():
+            self._histograms.publish(self._histogram_message(message.header))
+
+    def _histogram_message(self, header: Header) -> DiagnosticArray:
+        values = [KeyValue(key='age_s', value=f'{self.latencies.age_s:.3f}')]
+        for stage, histogram in self.latencies.totals().items():
+            values.append(KeyValue(key=stage, value=histogram.to_text()))
+        status = DiagnosticStatus(name=self.get_fully_qualified_name().lstrip('/'), values=values)
+        return DiagnosticArray(header=header, status=[status])
 
 
 def _undo_all(steps: list[Callable[[], object]]) -> None:
@@ -225,6 +294,10 @@ class Report:
         self.hardware_id = ''
         self._level = DiagnosticStatus.OK
         self._texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Something worth to know when somebody wonders; all is well."""
+        self._raise_to(DiagnosticStatus.OK, text)
 
     def warn(self, text: str) -> None:
         """Something is not as it should be, and the node works."""

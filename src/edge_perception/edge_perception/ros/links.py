@@ -7,8 +7,12 @@ they are; without, from topics. What a node publishes is the same in both cases.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_perception.types import Detections, Frame, Tracks
 
@@ -30,6 +34,40 @@ class Stamped(Generic[T]):
     stamp_ns: int
     frame_id: str
     names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class DetectAnswer:
+    """What the detector found on an image that somebody asked about.
+
+    Attributes:
+        detections: in pixels of the image.
+        names: class id -> class name.
+        backend: the backend that ran the model.
+        timings_ms: of preprocess, inference and postprocess.
+    """
+
+    detections: Detections
+    names: Mapping[int, str]
+    backend: str
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """An image that somebody asks the running detector about.
+
+    Attributes:
+        image: (h, w, 3) uint8 BGR.
+        score_threshold: leave out detections with a lower score; None as the detector is set.
+        classes: names to report; none for all that the model knows.
+        answer: gets the DetectAnswer, or the error.
+    """
+
+    image: NDArray[np.uint8]
+    score_threshold: float | None
+    classes: tuple[str, ...]
+    answer: Future[DetectAnswer] = field(default_factory=Future)
 
 
 class Channel(Generic[T]):
@@ -65,3 +103,4 @@ class Links:
     frames: Channel[Frame] = field(default_factory=Channel)
     detections: Channel[Stamped[Detections]] = field(default_factory=Channel)
     tracks: Channel[Stamped[Tracks]] = field(default_factory=Channel)
+    detect_requests: Channel[DetectRequest] = field(default_factory=Channel)

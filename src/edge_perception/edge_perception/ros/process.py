@@ -14,6 +14,7 @@ from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from edge_perception.ros.lifecycle import ManagedNode, StartError
+from edge_perception.ros.log import EventLogger, apply_log_format
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError
 
@@ -47,6 +48,7 @@ def run(
         0 after a signal, 1 when a node could not start.
     """
     apply_transport_defaults()
+    as_json = apply_log_format(sys.argv if args is None else args)
     # Own handlers: rclpy's would shut the context down under nodes that still clean up, and a
     # second Ctrl-C would end the process half-way.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -80,7 +82,8 @@ def run(
         pass
     except EdgePerceptionError as error:
         if not isinstance(error, StartError):  # whose reason the node has logged
-            rclpy.logging.get_logger('edge_perception').error(str(error))
+            logger = EventLogger('edge_perception', 'edge_perception', as_json=as_json)
+            logger.error(str(error), event='start_failed')
         status = 1
     finally:
         starting = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,20 +26,37 @@ class LaneCounts:
 class Lane(Generic[T]):
     """A bounded queue into a worker. A new item pushes out the oldest one of a full lane."""
 
-    def __init__(self, worker: Worker, process: Callable[[T], None], depth: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        process: Callable[[T], None],
+        depth: int,
+        waited: Callable[[float], None] | None,
+        delay_s: Callable[[], float] | None,
+        dropped: Callable[[T], None] | None,
+    ) -> None:
         self.counts = LaneCounts()
         self._worker = worker
         self._process = process
-        self._items: deque[T] = deque(maxlen=depth)
+        self._waited = waited
+        self._delay_s = delay_s
+        self._dropped = dropped
+        self._items: deque[tuple[float, T]] = deque()
+        self._depth = depth
 
     def offer(self, item: T) -> None:
         """Hand over `item` and return at once."""
         with self._worker.wake:
             self.counts.received += 1
-            if len(self._items) == self._items.maxlen:
-                self.counts.dropped += 1
-            self._items.append(item)
+            if len(self._items) == self._depth:
+                self._drop(self._items.popleft()[1])
+            self._items.append((time.perf_counter(), item))
             self._worker.wake.notify()
+
+    def _drop(self, item: T) -> None:
+        self.counts.dropped += 1
+        if self._dropped:
+            self._dropped(item)
 
 
 class Worker:
@@ -59,9 +77,27 @@ class Worker:
         self._lanes: list[Lane[Any]] = []
         self._thread: threading.Thread | None = None
 
-    def lane(self, process: Callable[[T], None], *, depth: int = 1) -> Lane[T]:
-        """Add a lane that calls `process` with each item; `depth` items may wait."""
-        lane = Lane(self, process, depth)
+    def lane(
+        self,
+        process: Callable[[T], None],
+        *,
+        depth: int = 1,
+        waited: Callable[[float], None] | None = None,
+        delay_s: Callable[[], float] | None = None,
+        dropped: Callable[[T], None] | None = None,
+    ) -> Lane[T]:
+        """Add a lane that calls `process` with each item.
+
+        Args:
+            process: called on the worker's thread.
+            depth: how many items may wait.
+            waited: called with the milliseconds that each item waited, before it is processed.
+            delay_s: asked before an item is taken: 0 to take it, else when to ask again. Work
+                that must not be in the way of an earlier lane stays in its lane by it.
+            dropped: called with each item that is pushed out, or that waits when the worker
+                stops; returns at once.
+        """
+        lane = Lane(self, process, depth, waited, delay_s, dropped)
         self._lanes.append(lane)
         return lane
 
@@ -79,8 +115,8 @@ class Worker:
         with self.wake:
             thread, self._thread = self._thread, None
             for lane in self._lanes:
-                lane.counts.dropped += len(lane._items)
-                lane._items.clear()
+                while lane._items:
+                    lane._drop(lane._items.popleft()[1])
             self.wake.notify_all()
         if thread is None or thread is threading.current_thread():
             return True
@@ -91,16 +127,30 @@ class Worker:
         # A thread that outlasted its stop must not work beside the one started after it.
         return self._thread is threading.current_thread()
 
+    def _next_lane(self) -> Lane[Any] | None:
+        """The first lane whose turn it is; waits when there is none, and returns None then."""
+        if not self._is_current():
+            return None
+        ask_again_s: list[float] = []
+        for lane in self._lanes:
+            if lane._items:
+                delay_s = lane._delay_s() if lane._delay_s else 0.0
+                if delay_s <= 0.0:
+                    return lane
+                ask_again_s.append(delay_s)
+        self.wake.wait(min(ask_again_s, default=None))
+        return None
+
     def _run(self) -> None:
         make_nice(self._nice)
         while True:
             with self.wake:
-                while self._is_current() and not any(lane._items for lane in self._lanes):
-                    self.wake.wait()
-                if not self._is_current():
-                    return
-                lane = next(lane for lane in self._lanes if lane._items)
-                item = lane._items.popleft()
+                while (lane := self._next_lane()) is None:
+                    if not self._is_current():
+                        return
+                offered_s, item = lane._items.popleft()
+            if lane._waited:
+                lane._waited((time.perf_counter() - offered_s) * 1e3)
             try:
                 lane._process(item)
                 lane.counts.processed += 1

@@ -1,0 +1,85 @@
+"""What the nodes of a pipeline last said of themselves, from their diagnostics."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from edge_perception.metrics.latency import LatencyHistogram
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """The last status of one node.
+
+    Attributes:
+        level: one of the constants of DiagnosticStatus.
+        message: why it has this level; several reasons are separated by `; `.
+        values: numbers and texts by key.
+        heard_s: when it came, in steady time.
+    """
+
+    level: bytes
+    message: str
+    values: dict[str, str]
+    heard_s: float
+
+    @property
+    def state(self) -> str:
+        """Lifecycle state, such as active."""
+        return self.values.get('state', '')
+
+
+class NodeStatuses:
+    """The last statuses of the nodes of one namespace: every camera has its own pipeline.
+
+    Args:
+        namespace: of the nodes, with or without slashes.
+        own_name: a node to leave out.
+    """
+
+    def __init__(self, namespace: str, *, own_name: str) -> None:
+        self._namespace = namespace.strip('/')
+        self._own_name = own_name
+        self.of: dict[str, NodeStatus] = {}
+
+    def update(self, message: DiagnosticArray) -> None:
+        """Take in a message of /diagnostics."""
+        for status in message.status:
+            namespace, _, name = status.name.split(':')[0].rpartition('/')
+            if namespace == self._namespace and name != self._own_name:
+                self.of[name] = NodeStatus(
+                    bytes(status.level),
+                    status.message,
+                    {item.key: item.value for item in status.values},
+                    time.monotonic(),
+                )
+
+    def heard(self, within_s: float) -> dict[str, NodeStatus]:
+        """The statuses of the last seconds, by node."""
+        oldest_s = time.monotonic() - within_s
+        return {name: status for name, status in self.of.items() if status.heard_s >= oldest_s}
+
+    def forgive(self, pause_s: float) -> None:
+        """Count nobody's silence in a time in which nothing was taken in."""
+        self.of = {
+            name: replace(status, heard_s=status.heard_s + pause_s)
+            for name, status in self.of.items()
+        }
+
+
+def histograms_from(status: DiagnosticStatus) -> tuple[str, float, dict[str, LatencyHistogram]]:
+    """A status of the topic latency_histograms.
+
+    Returns:
+        The node's name, the age of its histograms in seconds, and the histograms by stage.
+
+    Raises:
+        ValueError: it does not come from a node of this package.
+    """
+    values = {item.key: item.value for item in status.values}
+    age_s = float(values.pop('age_s'))
+    totals = {stage: LatencyHistogram.from_text(text) for stage, text in values.items()}
+    return status.name.rpartition('/')[2], age_s, totals
