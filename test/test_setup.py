@@ -271,8 +271,10 @@ def test_local_setup_puts_the_environment_on_the_paths_once(
          'test_b: could not import'),
         ('def test_a(): pytest.skip("GPU: none here")', False, 'no test ran'),
         ('', False, 'no test ran'),
+        ('pytest.skip("torch is missing", allow_module_level=True)', False,
+         'test_x: torch is missing'),
     ],
-    ids=['passed', 'allowed skip', 'avoidable skip', 'all skipped', 'empty'],
+    ids=['passed', 'allowed skip', 'avoidable skip', 'all skipped', 'empty', 'module skipped'],
 )  # fmt: skip
 def test_ci_refuses_avoidable_skips_and_empty_runs(
     tmp_path: Path, tests: str, accepted: bool, message: str
