@@ -61,8 +61,9 @@ class Candidate:
     def __post_init__(self) -> None:
         self._bare_run: Callable[[], Any] | None = None
         backend = self.detector.backend
+        blob = self.detector.preprocess(self.images)[0].copy()
+        self._input_hw = list(blob.shape[2:])
         if isinstance(backend, OnnxBackend):
-            blob = self.detector.preprocess(self.images)[0].copy()
             feed = {backend.input_spec.name: blob}
             self._bare_run = lambda: backend.session.run(None, feed)
 
@@ -89,7 +90,7 @@ class Candidate:
             'backend': detector.backend_name,
             'device': detector.device,
             'layout': detector.layout.value,
-            'image_hw': list(detector.image_hw),
+            'input_hw': self._input_hw,
             'batch': len(self.images),
             'runs': len(self.call_ms),
             'latency_ms': summary(self.call_ms),
@@ -177,7 +178,7 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             result['model'],
             f'{result["backend"]} {result["device"]}',
-            'x'.join(map(str, result['image_hw'])),
+            'x'.join(map(str, result['input_hw'])),
             *(f'{value:.1f}' for value in result['latency_ms'].values()),
             f'{result["fps"]:.1f}',
             *(f'{result["stages_ms"][stage]["p50"]:.2f}' for stage in STAGES),
