@@ -5,12 +5,14 @@ from glob import glob
 from setuptools import find_packages, setup
 
 NAME = 'edge_perception'
-NODES = ('source', 'detector', 'tracker', 'metrics', 'visualizer', 'perception')
+NODES = ('source', 'detector', 'tracker', 'metrics', 'visualizer', 'gateway', 'perception')
 
 setup(
     name=NAME,
     version='0.1.0',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
+    # The pages that the gateway serves.
+    package_data={f'{NAME}.api': ['*.html']},
     # launch, config, models and test are links to the workspace's top level: paths that climb out
     # of the package do not work in data_files.
     data_files=[
@@ -24,7 +26,7 @@ setup(
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},
-    zip_safe=True,
+    zip_safe=False,
     maintainer='Edge Perception contributors',
     maintainer_email='edge-perception@example.org',
     description='Camera, video or bag in, tracked vision_msgs detections out.',

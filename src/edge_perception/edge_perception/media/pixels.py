@@ -157,7 +157,9 @@ def _to_eight_bits(
     return np.asarray(cv2.convertScaleAbs(native, alpha=255 / 65535), np.uint8)
 
 
-def decode_compressed(data: Any, image_format: str = '') -> NDArray[np.uint8]:
+def decode_compressed(
+    data: Any, image_format: str = '', *, oriented: bool = False
+) -> NDArray[np.uint8]:
     """Decode the bytes of a sensor_msgs/CompressedImage.
 
     Args:
@@ -165,9 +167,11 @@ def decode_compressed(data: Any, image_format: str = '') -> NDArray[np.uint8]:
         image_format: the message's `format`: `jpeg`, `png`, or image_transport's
             `<encoding>; jpeg compressed bgr8`. Which of the two it is, the bytes say.
 
+        oriented: turn the picture as its EXIF orientation says, for photographs. Otherwise rows
+            stay as they were sent, so that pixels agree with the camera's calibration.
+
     Returns:
-        (h, w, 3) uint8 BGR, rows as they were sent: an EXIF orientation is not applied, so that
-        pixels agree with the camera's calibration.
+        (h, w, 3) uint8 BGR.
 
     Raises:
         ImageConversionError: depth images, other formats, and truncated files, the rest of
@@ -187,9 +191,8 @@ def decode_compressed(data: Any, image_format: str = '') -> NDArray[np.uint8]:
     if not complete:
         raise ImageConversionError(f'the {kind} is truncated: its end mark is missing')
     try:
-        image = cv2.imdecode(
-            np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        flags = 0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR | flags)
     except cv2.error as error:
         raise ImageConversionError(f'the {kind} cannot be decoded: {error.err}') from error
     if image is None:

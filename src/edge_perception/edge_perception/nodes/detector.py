@@ -37,6 +37,10 @@ class BusyError(EdgePerceptionError):
     """The detector has no time for a request now."""
 
 
+class OtherBackendError(EdgePerceptionError):
+    """A request asks for another backend than the one that runs."""
+
+
 @dataclass(frozen=True)
 class DetectorParameters(ImageInputParameters, NodeParameters):
     """Parameters of the detector node."""
@@ -110,6 +114,9 @@ class DetectorNode(ManagedNode):
         self._settings = threading.Lock()
         self._inferences: Counter[str] = Counter()
         super().__init__('detector', DetectorParameters, links=links, **kwargs)
+        if links:
+            # Also while it cannot answer: whoever asks learns why.
+            links.detect_requests.subscribe(self._on_request)
 
     def configure(self) -> None:
         """Load and warm the model."""
@@ -178,7 +185,6 @@ class DetectorNode(ManagedNode):
         self._input: ImageInput | None = None
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
-            self.until_deactivate(self.links.detect_requests.subscribe(self._on_request))
         else:
             self._input = ImageInput(
                 self,
@@ -303,7 +309,16 @@ class DetectorNode(ManagedNode):
         return detections
 
     def _on_request(self, request: DetectRequest) -> None:
-        if self._pace.is_full:
+        detector = self._detector
+        if detector is None or self.state_label != 'active':
+            request.answer.set_exception(BusyError(f'the detector is {self.state_label}'))
+        elif request.backend not in ('', 'auto', detector.backend_name):
+            request.answer.set_exception(
+                OtherBackendError(
+                    f'backend: requests share the running detector ({detector.backend_name})'
+                )
+            )
+        elif self._pace.is_full:
             request.answer.set_exception(
                 BusyError('the live images leave the detector no time: raise detect_every_n')
             )

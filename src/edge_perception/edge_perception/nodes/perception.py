@@ -7,6 +7,7 @@ same name, parameters and topics, as when it runs alone.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,18 @@ from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import ParameterError, parameter
 
+
+def _make_gateway(**kwargs: Any) -> ManagedNode:
+    # The web server is 30 MiB, which a robot that needs none shall not pay for.
+    from edge_perception.nodes.gateway import GatewayNode
+
+    return GatewayNode(**kwargs)
+
+
 # In the order in which they start: who produces comes last, so that nothing is lost.
-MEMBERS = {
+MEMBERS: dict[str, Callable[..., ManagedNode]] = {
     'metrics': MetricsNode,
+    'gateway': _make_gateway,
     'visualizer': VisualizerNode,
     'tracker': TrackerNode,
     'detector': DetectorNode,

@@ -61,12 +61,14 @@ class DetectRequest:
         image: (h, w, 3) uint8 BGR.
         score_threshold: leave out detections with a lower score; None as the detector is set.
         classes: names to report; none for all that the model knows.
+        backend: what shall run the model; empty for whatever does.
         answer: gets the DetectAnswer, or the error.
     """
 
     image: NDArray[np.uint8]
     score_threshold: float | None
     classes: tuple[str, ...]
+    backend: str = ''
     answer: Future[DetectAnswer] = field(default_factory=Future)
 
 

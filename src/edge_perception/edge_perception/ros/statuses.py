@@ -35,6 +35,8 @@ class NodeStatus:
 class NodeStatuses:
     """The last statuses of the nodes of one namespace: every camera has its own pipeline.
 
+    `update` and `forgive` are called on one thread, the others on any.
+
     Args:
         namespace: of the nodes, with or without slashes.
         own_name: a node to leave out.
@@ -50,12 +52,13 @@ class NodeStatuses:
         for status in message.status:
             namespace, _, name = status.name.split(':')[0].rpartition('/')
             if namespace == self._namespace and name != self._own_name:
-                self.of[name] = NodeStatus(
+                heard = NodeStatus(
                     bytes(status.level),
                     status.message,
                     {item.key: item.value for item in status.values},
                     time.monotonic(),
                 )
+                self.of = {**self.of, name: heard}  # other threads iterate over the old one
 
     def heard(self, within_s: float) -> dict[str, NodeStatus]:
         """The statuses of the last seconds, by node."""
