@@ -19,6 +19,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ SETTLE_S = 2.0
 
 
 def publish(size_wh: tuple[int, int], rate_hz: float, seconds: float, clip: Path) -> None:
-    """Publish frames of a clip, scaled, to and fro, at an even rate; print how many."""
+    """Publish frames of a clip, scaled, to and fro, at an even rate; print their stamps."""
     frames = []
     with media.open_source(clip) as source:
         for frame, _ in zip(source, range(KEPT_FRAMES), strict=False):
@@ -61,16 +62,17 @@ def publish(size_wh: tuple[int, int], rate_hz: float, seconds: float, clip: Path
     while not publisher.get_subscription_count():
         time.sleep(0.05)
     start_s = time.monotonic()
-    count = int(seconds * rate_hz)
-    for i in range(count):
+    stamps_ns = []
+    for i in range(int(seconds * rate_hz)):
         time.sleep(max(start_s + i / rate_hz - time.monotonic(), 0.0))
-        publisher.publish(frame_to_image(Frame(frames[i % len(frames)], time.time_ns(), 'camera')))
-    print(count, flush=True)
+        stamps_ns.append(time.time_ns())
+        publisher.publish(frame_to_image(Frame(frames[i % len(frames)], stamps_ns[-1], 'camera')))
+    print(json.dumps(stamps_ns), flush=True)
     time.sleep(SETTLE_S)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """One run."""
+def measure(args: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """One run; the camera writes its stamps to `output`."""
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(args.domain_id)}
     node = Node('observer')
     latency = LatencyHistogram()
@@ -91,12 +93,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for extra in args.parameter:
         command += ['-p', extra]
     perception = subprocess.Popen(command, env=environment)
-    camera = subprocess.Popen(
-        [sys.executable, __file__, '--publish', *sys.argv[1:]],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with output.open('w') as stamps_file:
+        camera = subprocess.Popen(
+            [sys.executable, __file__, '--publish', *sys.argv[1:]],
+            env=environment,
+            stdout=stamps_file,
+        )
     process = psutil.Process(perception.pid)
     rss_mib: list[tuple[float, float]] = []
     cpu_s = 0.0
@@ -122,21 +124,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         executor.remove_node(node)
         executor.shutdown()
         node.destroy_node()
-    published = int(camera.communicate()[0])
+    published = json.loads(output.read_text())
+    lost = [i for i, stamp in enumerate(published) if stamp not in answered]
     summary = latency.summary()
     # The first quarter is start-up: caches, pools and the first detections.
     settled = rss_mib[len(rss_mib) // 4 :]
     times_s, sizes_mib = np.array(settled).reshape(-1, 2).T
     slope = np.polyfit(times_s, sizes_mib, 1)[0] if len(settled) > 2 else float('nan')
     return {
-        'published': published,
+        'published': len(published),
         'answered': len(answered),
-        'lost': published - len(answered),
+        'lost': len(lost),
+        'lost_in_first_second': sum(i < args.rate for i in lost),
         'latency_p50_ms': summary.p50_ms,
         'latency_p95_ms': summary.p95_ms,
         'latency_p99_ms': summary.p99_ms,
         'latency_max_ms': summary.max_ms,
         'cpu_percent_of_one_core': 100.0 * cpu_s / (time.monotonic() - started_s),
+        'lost_frames': lost,
         'rss_mib': settled[-1][1] if settled else float('nan'),
         'rss_growth_mib_per_minute': float(slope) * 60.0,
     }
@@ -168,9 +173,10 @@ def main() -> None:
         publish((width, height), args.rate, args.seconds, args.clip)
         return
     rclpy.init(args=[], domain_id=args.domain_id, signal_handler_options=SignalHandlerOptions.NO)
-    runs = [measure(args) for _ in range(args.runs)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [measure(args, Path(folder) / 'stamps.json') for _ in range(args.runs)]
     table = Table('', *(f'run {i + 1}' for i in range(len(runs))), 'median')
-    for key in runs[0]:
+    for key in (key for key in runs[0] if key != 'lost_frames'):
         values = [run[key] for run in runs]
         table.add_row(
             key, *(f'{value:.2f}' for value in values), f'{statistics.median(values):.2f}'
