@@ -21,11 +21,11 @@ setup: python    ## ROS 2, Python packages, the built workspace (ROS_WHEELS=kilt
 setup-training: python  ## the same, and PyTorch and what model_tools needs (about 6 GB)
 	@$(PYTHON) requirements/setup_workspace.py --training
 
-demo: setup      ## track the demo clip into OUT=out/demo (SOURCE= MODEL= BACKEND= EVERY_N=)
+demo: setup      ## track the demo clip into OUT=out/demo (SOURCE= MODEL= BACKEND= EVERY_N= PORT=)
 	@$(ENVIRONMENT) && exec install/edge_perception/lib/edge_perception/demo \
 	  --out '$(or $(OUT),out/demo)' $(if $(SOURCE),--source '$(SOURCE)') \
 	  $(if $(MODEL),--model '$(MODEL)') $(if $(BACKEND),--backend '$(BACKEND)') \
-	  $(if $(EVERY_N),--every-n '$(EVERY_N)')
+	  $(if $(EVERY_N),--every-n '$(EVERY_N)') $(if $(PORT),--port '$(PORT)')
 
 test: setup-training  ## lint, types and all tests (ARGS= for pytest)
 	@$(ENVIRONMENT) && ruff check && ruff format --check && mypy && pytest test $(ARGS)

@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
@@ -42,7 +44,6 @@ from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.images import image_to_frame
 from edge_perception.ros.messages import ClassNames, message_to_tracks, stamp_ns
 from edge_perception.ros.paths import share_folder
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS, image_qos
 from edge_perception.ros.transport import apply_transport_defaults
 
@@ -82,9 +83,12 @@ class Recorder(Node):
         name = self.resolve_topic_name(topic)
         msgtype = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
 
-        def on_message(cdr: bytes) -> None:
+        def on_message(cdr: bytes, info: dict[str, int]) -> None:
             now_ns = time.time_ns()
-            self._bag.write(name, msgtype, now_ns, cdr, latched=qos is LATCHED_QOS)
+            # The bag has the time of publication, so that what it tells of the pipeline does
+            # not depend on how busy this process is.
+            published_ns = info['source_timestamp'] or now_ns
+            self._bag.write(name, msgtype, published_ns, cdr, latched=qos is LATCHED_QOS)
             if handle:
                 handle(deserialize_message(cdr, kind), now_ns)
 
@@ -142,19 +146,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--every-n', type=_positive, metavar='N', help='run the detector on every N-th image'
     )
+    parser.add_argument(
+        '--port',
+        type=int,
+        default=8000,
+        help='of the live page on this machine; 0 for none (default: 8000)',
+    )
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder for results')
     return parser.parse_args(arguments)
 
 
-def start_perception(args: argparse.Namespace, log: Any) -> subprocess.Popen[bytes]:
+def start_perception(args: argparse.Namespace, port: int, log: Any) -> subprocess.Popen[bytes]:
     """Start the pipeline as a process of its own, as a launch file would."""
     source = args.source or str(share_folder() / 'data' / 'pedestrians.mp4')
+    members = 'source,detector,tracker,visualizer,metrics'
     parameters = {
-        'perception:members': 'source,detector,tracker,visualizer,metrics',
+        'perception:members': f'{members},gateway' if port else members,
         # Quoted, since a camera index would be read as a number.
         'source:source': json.dumps(source),
         'source:wait_for_subscriber': 'true',
     }
+    if port:
+        parameters['gateway:port'] = str(port)
     if args.model:
         parameters['detector:model_path'] = args.model
     if args.backend:
@@ -165,6 +178,18 @@ def start_perception(args: argparse.Namespace, log: Any) -> subprocess.Popen[byt
     for name, value in parameters.items():
         command += ['-p', f'{name}:={value}']
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def free_port(port: int, console: Console) -> int:
+    """`port`, or 0 with a word to the user when somebody else has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(('127.0.0.1', port))
+        except OSError as error:
+            console.print(f'no live page: port {port}: {error.strerror} (see --port)')
+            return 0
+    return port
 
 
 def frame_numbers(recorder: Recorder) -> dict[int, int]:
@@ -236,7 +261,8 @@ def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
 
 def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Console) -> None:
     """Take in messages until the source has ended, the pipeline has, or Ctrl-C."""
-    executor = make_executor()
+    # Not the one of the nodes: rclpy's EventsExecutor does not tell when a message was sent.
+    executor = SingleThreadedExecutor()
     executor.add_node(recorder)
     progress = Progress(
         TextColumn('{task.description}'),
@@ -296,11 +322,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in ('annotated.mp4', 'tracks.txt', 'report.json', 'perception.log'):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / 'bag', ignore_errors=True)
+    port = free_port(args.port, console) if args.port else 0
+    if port:
+        console.print(f'live page: http://127.0.0.1:{port}/')
     recorder = Recorder(out)
     log_path = out / 'perception.log'
     started_s = time.monotonic()
     with log_path.open('wb') as log:
-        perception = start_perception(args, log)
+        perception = start_perception(args, port, log)
         try:
             follow(recorder, perception, console)
             early = perception.poll()
