@@ -7,14 +7,15 @@ ros2 launch edge_perception perception.launch.py namespace:=front source:=front.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
+from edge_perception.nodes.perception import MEMBERS, PerceptionParameters
 from edge_perception.ros.launch_arguments import (
-    NODE_PARAMETERS,
     PARAMETER_ARGUMENTS,
     overrides,
     write_parameters,
@@ -23,20 +24,22 @@ from edge_perception.ros.parameters import ParameterError
 from edge_perception.ros.paths import share_folder
 from edge_perception.ros.transport import transport_environment
 
-NODES = [name for name in NODE_PARAMETERS if name != 'perception']
-WITHOUT_SOURCE = [name for name in NODES if name != 'source']
+NODES = list(MEMBERS)
+DEFAULT_MEMBERS = PerceptionParameters().members.split(',')
 
 
-def chosen_nodes(nodes: str, source: str) -> list[str]:
-    """The nodes to start, of the arguments `nodes` and `source`."""
-    names = [name.strip() for name in nodes.split(',') if name.strip()] or list(WITHOUT_SOURCE)
-    if source and 'source' not in names:
-        names.insert(0, 'source')
-    if unknown := set(names) - set(NODES):
+def chosen_nodes(arguments: Mapping[str, str]) -> list[str] | None:
+    """The nodes to start, None when the arguments say nothing about them."""
+    wanted = [name.strip() for name in arguments['nodes'].split(',') if name.strip()]
+    if unknown := set(wanted) - set(NODES):
         raise ParameterError(
-            f'nodes:={nodes}: {", ".join(unknown)} is not one of {", ".join(NODES)}'
+            f'nodes:={arguments["nodes"]}: {", ".join(unknown)} is not one of {", ".join(NODES)}'
         )
-    return names
+    added = ['source'] if arguments['source'] else []
+    added += ['gateway'] if arguments['gateway'] == 'true' else []
+    if not wanted and not added:
+        return None
+    return list(dict.fromkeys([*(wanted or DEFAULT_MEMBERS), *added]))
 
 
 def start_nodes(context: LaunchContext) -> list[Node]:
@@ -46,17 +49,17 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     params_file = Path(arguments['params_file'])
     if not params_file.is_file():
         raise ParameterError(f'params_file:={params_file}: there is no such file')
-    names = chosen_nodes(arguments['nodes'], arguments['source'])
+    nodes = chosen_nodes(arguments)
 
     given = overrides(arguments)
     if arguments['composed'] == 'true':
         executables = ['perception']
-        if arguments['nodes'] or arguments['source']:
-            given.setdefault('perception', {})['members'] = ','.join(names)
+        if nodes is not None:
+            given.setdefault('perception', {})['members'] = ','.join(nodes)
     else:
-        executables = names
+        executables = nodes or DEFAULT_MEMBERS
     if arguments['use_sim_time']:
-        for name in NODE_PARAMETERS:
+        for name in ('perception', *NODES):
             given.setdefault(name, {})['use_sim_time'] = arguments['use_sim_time'] == 'true'
     parameters = [str(params_file)]
     if given:
@@ -82,7 +85,9 @@ def start_nodes(context: LaunchContext) -> list[Node]:
         for executable in executables
     ]
     if arguments['rviz'] == 'true':
-        processes.append(
+        # First, because launch leaves alone what it has started when a later package is missing.
+        processes.insert(
+            0,
             Node(
                 package='rviz2',
                 executable='rviz2',
@@ -91,7 +96,7 @@ def start_nodes(context: LaunchContext) -> list[Node]:
                 remappings=remappings,
                 additional_env=transport_environment(),
                 output='screen',
-            )
+            ),
         )
     return processes
 
@@ -114,8 +119,14 @@ def generate_launch_description() -> LaunchDescription:
                 'nodes',
                 default_value='',
                 description=f'nodes to start, separated by commas, of {", ".join(NODES)}; empty: '
-                'all, in one process as `members` in params_file says; `source` is among them '
-                'when the argument of that name is given',
+                'as `members` of perception in params_file, with composed:=false '
+                f'{", ".join(DEFAULT_MEMBERS)}; the arguments source and gateway add theirs',
+            ),
+            DeclareLaunchArgument(
+                'gateway',
+                default_value='false',
+                description='also serve health, metrics, detection and a live page over HTTP',
+                choices=yes_or_no,
             ),
             DeclareLaunchArgument(
                 'image_topic',

@@ -16,12 +16,28 @@ from pathlib import Path
 
 import yaml
 
-from edge_perception.ros.launch_arguments import NODE_PARAMETERS
+from edge_perception.nodes.detector import DetectorParameters
+from edge_perception.nodes.gateway import GatewayParameters
+from edge_perception.nodes.metrics import MetricsParameters
+from edge_perception.nodes.perception import PerceptionParameters
+from edge_perception.nodes.source import SourceParameters
+from edge_perception.nodes.tracker import TrackerParameters
+from edge_perception.nodes.visualizer import VisualizerParameters
 from edge_perception.ros.parameters import ParameterSpec, markdown_table, specs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / 'README.md'
 CONFIG = REPOSITORY / 'config' / 'perception.yaml'
+
+NODE_PARAMETERS: dict[str, type] = {
+    'perception': PerceptionParameters,
+    'source': SourceParameters,
+    'detector': DetectorParameters,
+    'tracker': TrackerParameters,
+    'visualizer': VisualizerParameters,
+    'metrics': MetricsParameters,
+    'gateway': GatewayParameters,
+}
 
 CONFIG_HEADER = """\
 # Every parameter of every node, with its default. Written by model_tools/parameter_tables.py.

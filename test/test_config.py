@@ -10,9 +10,9 @@ import yaml
 pytest.importorskip('rclpy', reason='rclpy is not there: run make setup')
 
 import parameter_tables
+from parameter_tables import NODE_PARAMETERS
 
 from edge_perception.nodes.perception import MEMBERS
-from edge_perception.ros.launch_arguments import NODE_PARAMETERS
 from edge_perception.ros.parameters import specs
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -276,10 +276,11 @@ ALL_SEPARATE = ['detector', 'tracker', 'visualizer', 'metrics']
         ({}, ['perception']),
         ({'source': '0'}, ['perception']),
         ({'composed': 'false'}, ALL_SEPARATE),
-        ({'composed': 'false', 'source': '0'}, ['source', *ALL_SEPARATE]),
+        ({'composed': 'false', 'source': '0'}, [*ALL_SEPARATE, 'source']),
         ({'composed': 'false', 'nodes': 'detector, tracker'}, ['detector', 'tracker']),
         ({'nodes': 'detector,tracker'}, ['perception']),
-        ({'rviz': 'true'}, ['perception', 'rviz2']),
+        ({'composed': 'false', 'gateway': 'true'}, [*ALL_SEPARATE, 'gateway']),
+        ({'rviz': 'true'}, ['rviz2', 'perception']),  # nothing is left behind without rviz2
     ],
 )
 def test_what_perception_starts(arguments: dict[str, str], expected: list[str]) -> None:
@@ -323,7 +324,7 @@ def test_what_bag_starts(arguments: dict[str, str], command: str) -> None:
 @pytest.mark.parametrize(
     'name, arguments, message',
     [
-        ('perception.launch.py', {'nodes': 'tracker,radar'}, 'radar is not one of source, '),
+        ('perception.launch.py', {'nodes': 'tracker,radar'}, 'radar is not one of '),
         ('perception.launch.py', {'params_file': 'missing.yaml'}, 'there is no such file'),
         ('perception.launch.py', {'detect_every_n': 'often'}, 'expected int'),
         ('perception.launch.py', {'tracker': 'magic'}, 'magic'),

@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not there: run make setup')
 
 import rclpy
+from parameter_tables import NODE_PARAMETERS
 from rclpy.context import Context
 from rclpy.node import Node
 
 from edge_perception.ros.launch_arguments import (
-    NODE_PARAMETERS,
     PARAMETER_ARGUMENTS,
     overrides,
     write_parameters,

@@ -19,22 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from edge_perception.nodes.detector import DetectorParameters
-from edge_perception.nodes.metrics import MetricsParameters
 from edge_perception.nodes.perception import PerceptionParameters
 from edge_perception.nodes.source import SourceParameters
 from edge_perception.nodes.tracker import TrackerParameters
 from edge_perception.nodes.visualizer import VisualizerParameters
 from edge_perception.ros.parameters import ParameterError, ParameterSpec, specs
 
-NODE_PARAMETERS: dict[str, type] = {
+_PARAMETERS: dict[str, type] = {
     'perception': PerceptionParameters,
     'source': SourceParameters,
     'detector': DetectorParameters,
     'tracker': TrackerParameters,
     'visualizer': VisualizerParameters,
-    'metrics': MetricsParameters,
 }
-"""The parameter dataclass of every node, by the node's name."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class LaunchArgument:
 
 
 def _argument(name: str, parameter: str, *nodes: str, **options: str) -> LaunchArgument:
-    spec = next(item for item in specs(NODE_PARAMETERS[nodes[0]]) if item.name == parameter)
+    spec = next(item for item in specs(_PARAMETERS[nodes[0]]) if item.name == parameter)
     return LaunchArgument(name, spec, nodes, **options)
 
 
