@@ -25,10 +25,11 @@ def available_backends() -> dict[str, type[Backend]]:
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f'{__name__}.{module_info.name}')
         for _, value in inspect.getmembers(module, inspect.isclass):
+            # The module first: Python 3.10 takes list[int], as imported, for a class.
             if (
-                issubclass(value, Backend)
+                value.__module__ == module.__name__
+                and issubclass(value, Backend)
                 and not inspect.isabstract(value)
-                and value.__module__ == module.__name__
             ):
                 found[value.name] = value
     return found
