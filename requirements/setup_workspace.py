@@ -170,9 +170,10 @@ class Step:
 
 def base_python() -> str:
     """The interpreter that this one, perhaps in a virtual environment, comes from."""
-    base = getattr(sys, '_base_executable', None) or sys.executable
-    # In a half-removed .venv the interpreter takes itself for the base.
-    return os.path.realpath(base) if VENV in Path(base).parents else base
+    if sys.prefix == sys.base_prefix and VENV not in Path(sys.executable).parents:
+        return sys.executable
+    base = Path(sys.base_prefix, 'bin', f'python3.{sys.version_info.minor}')
+    return str(base) if base.exists() else os.path.realpath(sys.executable)
 
 
 class Ros:

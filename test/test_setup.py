@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REQUIREMENTS = REPOSITORY / 'requirements'
 SETUP_SCRIPT = REQUIREMENTS / 'setup_workspace.py'
 STAMPS = REPOSITORY / '.venv' / '.setup'
+# The interpreter outside the virtual environment.
+BASE_PYTHON = str(Path(sys.base_prefix, 'bin', f'python3.{sys.version_info.minor}'))
 
 only_made_by_setup = pytest.mark.skipif(
     not STAMPS.is_dir(), reason='ROS installation: the workspace was built without make setup'
@@ -79,7 +81,7 @@ def run_setup(workspace: Path, **variables: str) -> subprocess.CompletedProcess[
     tools = workspace / 'tools'
     tools.mkdir()
     return subprocess.run(
-        [getattr(sys, '_base_executable', sys.executable), 'requirements/setup_workspace.py'],
+        [BASE_PYTHON, 'requirements/setup_workspace.py'],
         cwd=workspace,
         env={'PATH': str(tools), 'HOME': str(workspace), **variables},
         capture_output=True,
@@ -232,13 +234,13 @@ def test_base_python_is_found_from_a_half_removed_environment(
     setup_workspace: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`rm -rf .venv` that was stopped leaves an interpreter that takes itself for the base."""
-    base = os.path.realpath(getattr(sys, '_base_executable', sys.executable))
     link = tmp_path / '.venv' / 'bin' / 'python'
     link.parent.mkdir(parents=True)
-    link.symlink_to(base)
+    link.symlink_to(BASE_PYTHON)
     monkeypatch.setattr(setup_workspace, 'VENV', tmp_path / '.venv')
-    monkeypatch.setattr(sys, '_base_executable', str(link))
-    assert setup_workspace.base_python() == base
+    monkeypatch.setattr(sys, 'executable', str(link))
+    monkeypatch.setattr(sys, 'prefix', sys.base_prefix)
+    assert setup_workspace.base_python() == BASE_PYTHON
 
 
 @pytest.mark.parametrize('shell', filter(shutil.which, ['sh', 'bash', 'zsh']))
