@@ -39,13 +39,13 @@ def test_importing_the_library_loads_no_engine():
 
 def test_registry_finds_the_modules_of_the_folder():
     backends = available_backends()
-    assert {'onnx', 'pytorch'} <= set(backends)
+    assert {'onnx', 'openvino', 'pytorch', 'tensorrt'} <= set(backends)
     assert all(name == item.name for name, item in backends.items())
     assert backend_class('onnx') is OnnxBackend
 
 
 def test_unknown_backend_names_those_there_are():
-    with pytest.raises(BackendError, match=r"unknown backend 'tflite': .*'onnx', 'pytorch'"):
+    with pytest.raises(BackendError, match=r"unknown backend 'tflite': .*'onnx', .*'pytorch'"):
         backend_class('tflite')
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 
 import cv2
@@ -128,11 +129,16 @@ def test_timings_are_of_the_last_call(constant_model):
     assert detector.timings is not first
 
 
-def test_auto_says_what_it_took_and_why(constant_model):
+def test_auto_compares_the_engines_of_the_cpu_and_says_so(constant_model):
     with Detector(model_path=constant_model(V8), device='cpu') as detector:
-        assert detector.backend_name == 'onnx'
+        assert detector.backend_name in ('onnx', 'openvino')
         assert detector.device == 'cpu'
-        assert detector.reason == 'onnx on cpu: reads .onnx'
+        other = {'onnx': 'openvino', 'openvino': 'onnx'}[detector.backend_name]
+        assert re.fullmatch(
+            rf'{detector.backend_name} on cpu: the fastest here, [\d.]+ ms an inference at 64x96, '
+            rf'[\d.]+ ms with {other}',
+            detector.reason,
+        )
         assert detector.layout is Layout.V8
     with Detector('onnx', model_path=constant_model(V8), device='cpu') as detector:
         assert detector.reason == 'onnx on cpu: as asked for'

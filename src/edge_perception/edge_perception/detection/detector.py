@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_perception.detection.backends import Backend, backend_class, backends_for_file
+from edge_perception.detection.canvas import Canvas
 from edge_perception.detection.decode import Layout, check_task, choose_layout, decode
-from edge_perception.detection.errors import (
-    BackendError,
-    InputSizeError,
-    LabelsError,
-    LayoutError,
-    ModelFileError,
-    RangeError,
-)
+from edge_perception.detection.errors import LabelsError, LayoutError, RangeError
 from edge_perception.detection.labels import Labels, resolve_labels, wanted_class_ids
 from edge_perception.detection.nms import non_maximum_suppression
 from edge_perception.detection.preprocess import PAD_VALUE, LetterboxGeometry, Preprocessor
+from edge_perception.detection.selection import activate_backend
 from edge_perception.types import Detections, Frame
 
 if TYPE_CHECKING:
@@ -31,10 +24,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    Image = Frame | NDArray[np.uint8]
+    from edge_perception.detection.backends import Backend
 
-DEFAULT_STRIDE = 32
-DEFAULT_IMAGE_SIZE = 640
+    Image = Frame | NDArray[np.uint8]
 
 
 class Detector:
@@ -104,26 +96,35 @@ class Detector:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.timings: dict[str, float] = {}
-        self._backend, self.reason = _activate_backend(
-            backend, model_path, device=device, threads=threads, spin=spin
+        self._backend, self.reason = activate_backend(
+            backend,
+            model_path,
+            image_size=image_size,
+            device=device,
+            threads=threads,
+            spin=spin,
         )
         try:
             metadata = self._backend.metadata
             check_task(metadata)
             self.names = resolve_labels(metadata, labels)
             self.classes = tuple(classes or ())
-            self._image_hw, stride, rectangular = _input_size(self._backend, metadata, image_size)
             spec = self._backend.input_spec
+            canvas = Canvas.of(spec, metadata, image_size)
+            self._image_hw = canvas.image_hw
             self._fixed_batch = spec.shape[0]
+            self._largest_batch = spec.largest[0] if spec.largest else None
             self.layout = self._probe_layout(layout, metadata)
             takes_raw_values = self.layout.takes_bgr_255 or spec.dtype == np.uint8
             self.preprocess = Preprocessor(
                 self._image_hw,
-                stride=stride,
-                rectangular=rectangular,
+                stride=canvas.stride,
+                rectangular=canvas.rectangular,
+                smallest_hw=canvas.smallest_hw,
                 scale=1.0 if takes_raw_values else 1 / 255,
                 rgb=not self.layout.takes_bgr_255,
                 dtype=spec.dtype,
+                channels_last=spec.channels_last,
             )
         except BaseException:
             self._backend.close()
@@ -213,7 +214,7 @@ class Detector:
 
     def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         self.timings = {'preprocess': 0.0, 'inference': 0.0, 'postprocess': 0.0}
-        size = self._fixed_batch or len(images)
+        size = self._fixed_batch or min(len(images), self._largest_batch or len(images))
         found: list[Detections] = []
         for first in range(0, len(images), max(size, 1)):
             found += self._detect_batch(images[first : first + size])
@@ -226,7 +227,7 @@ class Detector:
         preprocessed = time.perf_counter()
         output = self._backend.infer(blob)[0]
         inferred = time.perf_counter()
-        canvas_hw = (blob.shape[2], blob.shape[3])
+        canvas_hw = self.preprocess.last_canvas_hw
         found = [
             self._postprocess(image_output, geometry, canvas_hw)
             for image_output, geometry in zip(output, geometries, strict=False)
@@ -273,7 +274,7 @@ class Detector:
         """Infer a grey image and tell the layout from what comes out."""
         spec = self._backend.input_spec
         grey = PAD_VALUE if spec.dtype == np.uint8 else PAD_VALUE / 255
-        blob = np.full((self._fixed_batch or 1, 3, *self._image_hw), grey, spec.dtype)
+        blob = np.full(spec.blob_shape(self._fixed_batch or 1, self._image_hw), grey, spec.dtype)
         outputs = self._backend.infer(blob)
         if not outputs:
             raise LayoutError('the model has no output')
@@ -289,68 +290,3 @@ class Detector:
 def _image_of(frame: Image) -> NDArray[np.uint8]:
     """The checked (h, w, 3) uint8 BGR array of a frame."""
     return frame.image if isinstance(frame, Frame) else Frame(frame).image
-
-
-def _activate_backend(name: str, model_path: str | Path, **options: Any) -> tuple[Backend, str]:
-    """The backend asked for, or the first that works on this file, active, and why it is it."""
-    if name != 'auto':
-        chosen = backend_class(name)
-        if Path(model_path).suffix.lower() not in chosen.suffixes:
-            raise ModelFileError(
-                f'backend {name} reads {" ".join(chosen.suffixes)}, not {model_path}'
-            )
-        backend = chosen(model_path, **options)
-        backend.activate()
-        return backend, f'{name} on {backend.device}: as asked for'
-    refusals: list[str] = []
-    for candidate in backends_for_file(model_path):
-        why_not = candidate.unavailable_reason()
-        if why_not is None:
-            backend = candidate(model_path, **options)
-            try:
-                backend.activate()
-            except BackendError as error:
-                why_not = str(error)
-            else:
-                reason = f'{candidate.name} on {backend.device}: reads {Path(model_path).suffix}'
-                return backend, '; '.join([reason, *refusals])
-        refusals.append(f'not {candidate.name}: {why_not}')
-    raise BackendError(f'no backend can run {model_path} here: {"; ".join(refusals)}')
-
-
-def _input_size(
-    backend: Backend, metadata: dict[str, str], asked: int | tuple[int, int] | None
-) -> tuple[tuple[int, int], int, bool]:
-    """Canvas (height, width), stride, and whether the canvas may shrink to the frame.
-
-    Raises:
-        InputSizeError: the asked size is not the fixed size of the model.
-    """
-    stated = metadata.get('stride', '')
-    stride = int(stated) if stated.isdecimal() and int(stated) else DEFAULT_STRIDE
-    _, _, height, width = backend.input_spec.shape
-    wanted = _size_hw(asked if asked is not None else metadata.get('imgsz'))
-    if height is not None and width is not None:
-        if asked is not None and wanted != (height, width):
-            raise InputSizeError(
-                f'the model has the fixed input size {height}x{width} (height x width), '
-                f'not {wanted[0]}x{wanted[1]}: leave image_size unset or export it dynamic'
-            )
-        return (height, width), 1, False
-    return (height or wanted[0], width or wanted[1]), stride, height is None and width is None
-
-
-def _size_hw(size: Any) -> tuple[int, int]:
-    """Height and width of an int, a pair, or their text in metadata; the default for None."""
-    if isinstance(size, str):
-        try:
-            size = ast.literal_eval(size)
-        except (ValueError, SyntaxError):
-            size = None
-    if size is None:
-        size = DEFAULT_IMAGE_SIZE
-    if isinstance(size, int):
-        return size, size
-    if len(size) == 1:
-        return int(size[0]), int(size[0])
-    return int(size[0]), int(size[1])

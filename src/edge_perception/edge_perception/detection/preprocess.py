@@ -90,6 +90,8 @@ class Preprocessor:
         scale: factor on the pixel values, 1/255 for [0, 1].
         rgb: whether the network wants RGB (else BGR, as the frames are).
         dtype: element type of the blob; uint8 takes no scale.
+        channels_last: (n, H, W, 3) blobs instead of (n, 3, H, W).
+        smallest_hw: a rectangular canvas shrinks to no less.
 
     Raises:
         InputSizeError: a size is no positive multiple of the stride.
@@ -104,6 +106,8 @@ class Preprocessor:
         scale: float = 1 / 255,
         rgb: bool = True,
         dtype: Any = np.float32,
+        channels_last: bool = False,
+        smallest_hw: tuple[int, int] = (0, 0),
     ) -> None:
         if any(size <= 0 or size % stride for size in image_hw):
             height, width = (max(_round_up(size, stride), stride) for size in image_hw)
@@ -117,6 +121,9 @@ class Preprocessor:
         self.scale = scale
         self.rgb = rgb
         self.dtype = np.dtype(dtype)
+        self.channels_last = channels_last
+        self.smallest_hw = smallest_hw
+        self.last_canvas_hw = image_hw
         self._blob = np.empty((0, 3, 0, 0), self.dtype)
         self._layout: tuple[LetterboxGeometry, ...] = ()
         self._resized: dict[tuple[int, int], NDArray[np.uint8]] = {}
@@ -127,8 +134,8 @@ class Preprocessor:
             return self.image_hw
         sizes = [resized_hw(frame_hw, self.image_hw) for frame_hw in frames_hw]
         return (
-            _round_up(max(size[0] for size in sizes), self.stride),
-            _round_up(max(size[1] for size in sizes), self.stride),
+            _round_up(max(self.smallest_hw[0], *(size[0] for size in sizes)), self.stride),
+            _round_up(max(self.smallest_hw[1], *(size[1] for size in sizes)), self.stride),
         )
 
     def __call__(
@@ -142,14 +149,17 @@ class Preprocessor:
                 n-th keep what they held.
 
         Returns:
-            The blob (batch, 3, H, W), valid until the next call, and where each frame lies on it.
+            The blob (batch, 3, H, W), or (batch, H, W, 3) with `channels_last`, valid until the
+            next call, and where each frame lies on it.
         """
         frames_hw = [(image.shape[0], image.shape[1]) for image in images]
         canvas_hw = self.canvas_hw(frames_hw)
         geometries = tuple(
             LetterboxGeometry.fit(frame_hw, canvas_hw, self.image_hw) for frame_hw in frames_hw
         )
-        shape = (batch or len(images), 3, *canvas_hw)
+        self.last_canvas_hw = canvas_hw
+        rows = batch or len(images)
+        shape = (rows, *canvas_hw, 3) if self.channels_last else (rows, 3, *canvas_hw)
         if shape != self._blob.shape or geometries != self._layout:
             # Only a change of sizes paints the grey border anew.
             if shape != self._blob.shape:
@@ -157,7 +167,9 @@ class Preprocessor:
             self._blob.fill(PAD_VALUE * self.scale)
             self._layout = geometries
             self._resized = {}
-        for image, geometry, planes in zip(images, geometries, self._blob, strict=False):
+        # Where the channels come last this is a view of the same memory.
+        blob = self._blob.transpose(0, 3, 1, 2) if self.channels_last else self._blob
+        for image, geometry, planes in zip(images, geometries, blob, strict=False):
             self._fill(planes, image, geometry)
         return self._blob, geometries
 

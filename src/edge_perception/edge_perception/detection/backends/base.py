@@ -25,12 +25,33 @@ class TensorSpec:
     Attributes:
         name: the tensor's name in the model.
         dtype: element type.
-        shape: one entry an axis in the order batch, channel, height, width; None is dynamic.
+        shape: one entry an axis in the order batch, channel, height, width, or with the channels
+            last (NHWC); None is dynamic.
+        smallest: least sizes of the axes where the engine has limits (a TensorRT profile).
+        largest: greatest sizes, likewise.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    smallest: tuple[int, ...] | None = None
+    largest: tuple[int, ...] | None = None
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the axes are batch, height, width, channel."""
+        return self.shape[3] == 3 and self.shape[1] != 3
+
+    @property
+    def height_axis(self) -> int:
+        """Where the height stands; the width follows."""
+        return 1 if self.channels_last else 2
+
+    def blob_shape(self, batch: int, canvas_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The shape of an input of that many images."""
+        if self.channels_last:
+            return batch, canvas_hw[0], canvas_hw[1], 3
+        return batch, 3, canvas_hw[0], canvas_hw[1]
 
 
 class Backend(ABC):
@@ -106,7 +127,8 @@ class Backend(ABC):
         """Run the network once.
 
         Args:
-            blob: (B, 3, H, W) of the dtype in `input_spec`, C-contiguous.
+            blob: (B, 3, H, W), or (B, H, W, 3) where `input_spec` has the channels last, of its
+                dtype, C-contiguous.
 
         Returns:
             The outputs in the model's order, float32. They stay valid until the next call.
