@@ -32,8 +32,14 @@ def start(tmp_path):
 
     def start(*arguments):
         process = subprocess.Popen(
-            [sys.executable, '-m', 'edge_perception.nodes.demo', '--out', tmp_path / 'out']
-            + list(arguments),
+            [
+                sys.executable,
+                '-m',
+                'edge_perception.nodes.demo',
+                '--out',
+                tmp_path / 'out',
+                *arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
