@@ -109,7 +109,7 @@ class ImageInput:
             elif self._incompatible_policy:
                 remedy = QOS_REMEDIES.get(self._incompatible_policy, 'see ros2 topic info -v')
                 report.warn(
-                    f'incompatible QoS on {self.topic}: {self._incompatible_policy}; {remedy}'
+                    f'incompatible QoS on {self.topic}: {self._incompatible_policy}, {remedy}'
                 )
             elif self.received:
                 report.warn(
@@ -148,7 +148,7 @@ class ImageInput:
             if any(kind in IMAGE_TYPES for kind in types) and self._node.count_publishers(topic)
         ]
         similar = difflib.get_close_matches(self.topic, candidates, n=SIMILAR_TOPICS, cutoff=0.0)
-        return f'; images are on {", ".join(similar)}' if similar else '; nobody publishes images'
+        return f', images are on {", ".join(similar)}' if similar else ', nobody publishes images'
 
     def _on_message(self, message: Image | CompressedImage) -> None:
         self.received += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import State
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -26,6 +28,9 @@ from edge_perception.ros.parameters import LiveParameters, declare, parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.types import EdgePerceptionError
 
+DIAGNOSTICS_PERIOD_S = 1.0  # as REP-107 asks
+REPORT_LOADING_S = 0.5
+LAST_WORDS_S = 1.0
 RECENT_S = 10.0
 """How long diagnostics speak of a problem after it was last seen."""
 
@@ -95,7 +100,9 @@ class ManagedNode(LifecycleNode):
         )
         # Steady time: a simulated clock that stands still must not silence the diagnostics.
         self.create_timer(
-            1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            DIAGNOSTICS_PERIOD_S,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
     # What subclasses implement.
@@ -180,14 +187,18 @@ class ManagedNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
         self._failure = ''
-        # Loading a model takes its time, and the executor waits for it.
-        self._publish_diagnostics()
+        loaded = threading.Event()
+        reporter = threading.Thread(target=self._report_loading, args=(loaded,), daemon=True)
+        reporter.start()
         try:
             self.configure()
         except Exception as error:  # rclpy would swallow it without a word
             self._fail(error)
             _undo_all(self._configured)
             return TransitionCallbackReturn.FAILURE
+        finally:
+            loaded.set()
+            reporter.join()
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -226,11 +237,21 @@ class ManagedNode(LifecycleNode):
         _undo_all(self._configured)
         super().destroy_node()
 
+    def _report_loading(self, loaded: threading.Event) -> None:
+        """Loading a model takes its time, in which the executor, and so the timer, waits."""
+        while not loaded.wait(REPORT_LOADING_S):
+            self._publish_diagnostics()
+
     def _fail(self, error: Exception) -> None:
         """Log why a transition failed, and tell who listens: the process may end now."""
         self._failure = str(error) or repr(error)
         self._log_failure(error)
+        # A process that has just begun is not known to others yet.
+        end_s = time.monotonic() + LAST_WORDS_S
+        while not self._diagnostics.get_subscription_count() and time.monotonic() < end_s:
+            time.sleep(0.02)
         self._publish_diagnostics()
+        self._diagnostics.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, EdgePerceptionError):
@@ -311,7 +332,8 @@ class Report:
         if level > self._level:
             self._level, self._texts = level, []
         if level == self._level:
-            self._texts.append(text)
+            # `; ` separates texts, also for who takes the message apart again.
+            self._texts.append(text.replace('; ', ', '))
 
     def status(self, node_name: str) -> DiagnosticStatus:
         """The message; its name is that of the node, as REP-107 asks."""
