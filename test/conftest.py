@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from hypothesis import settings
 # An example may take as long as a loaded machine makes it take.
 settings.register_profile('edge_perception', deadline=None)
 settings.load_profile('edge_perception')
+
+# Where ROS's launch is installed, its pytest plugin makes every new logger one that caplog and
+# pytest do not hear.
+logging.setLoggerClass(logging.Logger)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
