@@ -41,6 +41,9 @@ from edge_perception.types import Detections, EdgePerceptionError
 IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 MAX_DETECTIONS = 100
 """COCO's own limit for an image."""
+LEAST_SCORE = 0.01
+"""Precision is taken at every score from here on."""
+NMS_IOU = 0.7
 
 
 class EvaluationError(EdgePerceptionError):
@@ -248,6 +251,35 @@ def _coco_scores(
     }
 
 
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which labelled images to score on; read by `labelled_images`."""
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument('--data', type=Path, help='YAML of a YOLO dataset')
+    labels.add_argument('--mot-gt', type=Path, help='gt.txt of MOTChallenge, with --source')
+    parser.add_argument('--split', default='val', help='of the dataset')
+    parser.add_argument('--source', help='video of the ground truth')
+    parser.add_argument('--class-name', default='person', help='of the ground truth')
+    parser.add_argument('--frames', type=parse_frames, default=range(sys.maxsize))
+    parser.add_argument('--stride', type=int, default=1, help='every how many of these frames')
+
+
+def labelled_images(
+    options: argparse.Namespace,
+) -> tuple[dict[int, str], Iterator[LabelledImage], int | None]:
+    """Class names, images, and how many they are, None when that is not known.
+
+    Raises:
+        EvaluationError: the labels cannot be used.
+    """
+    if options.data:
+        names, paths = yolo_dataset(options.data, options.split)
+        return names, read_yolo(paths), len(paths)
+    if not options.source:
+        raise EvaluationError('--mot-gt needs --source')
+    images = read_mot_video(options.source, options.mot_gt, options.frames, options.stride)
+    return {0: options.class_name}, images, None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -257,29 +289,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--backend', default='auto')
     parser.add_argument('--device', default='auto')
     parser.add_argument('--imgsz', type=int, help='input size in pixels')
-    labels = parser.add_mutually_exclusive_group(required=True)
-    labels.add_argument('--data', type=Path, help='YAML of a YOLO dataset')
-    labels.add_argument('--mot-gt', type=Path, help='gt.txt of MOTChallenge, with --source')
-    parser.add_argument('--split', default='val', help='of the dataset')
-    parser.add_argument('--source', help='video of the ground truth')
-    parser.add_argument('--class-name', default='person', help='of the ground truth')
-    parser.add_argument('--frames', type=parse_frames, default=range(sys.maxsize))
-    parser.add_argument('--stride', type=int, default=1, help='every how many of these frames')
-    parser.add_argument('--score', type=float, default=0.01, help='least score that counts')
-    parser.add_argument('--iou', type=float, default=0.7, help='of the NMS')
+    add_label_arguments(parser)
+    parser.add_argument('--score', type=float, default=LEAST_SCORE, help='least score that counts')
+    parser.add_argument('--iou', type=float, default=NMS_IOU, help='of the NMS')
     parser.add_argument('--threads', type=int, help='CPU threads of the engine')
     parser.add_argument('--json', type=Path, help='file for the scores')
     options = parser.parse_args(arguments)
-    if options.mot_gt and not options.source:
-        parser.error('--mot-gt needs --source')
     try:
-        total = None
-        if options.data:
-            names, paths = yolo_dataset(options.data, options.split)
-            images, total = read_yolo(paths), len(paths)
-        else:
-            names = {0: options.class_name}
-            images = read_mot_video(options.source, options.mot_gt, options.frames, options.stride)
+        names, images, total = labelled_images(options)
         with Detector(
             options.backend,
             model_path=options.model,
