@@ -135,7 +135,7 @@ def test_parameters_can_be_changed_while_tracking():
     tracker = create_tracker('hybrid')
     tracker.correct(0, detections([[0, 0, 40, 100]], scores=0.4))
     assert len(tracker.step(0)) == 0
-    tracker.set(new_track_score=0.3, high_score=0.3, sure_score=0.3)
+    tracker.set(new_track_score=0.3, high_score=0.3)
     tracker.correct(FRAME_NS, detections([[0, 0, 40, 100]], scores=0.4))
     assert len(tracker.step(FRAME_NS)) == 1
     with pytest.raises(TrackingError):

@@ -89,3 +89,34 @@ def unmatched(indices: Indices, matched: Indices) -> Indices:
     free = np.ones(len(indices), bool)
     free[matched] = False
     return indices[free]
+
+
+def widened_iou(first_xyxy: Boxes, second_xyxy: Boxes, margin: NDArray[np.float64]) -> Matrix:
+    """IoU of every pair after both boxes were widened on all sides: (n, m) in [0, 1].
+
+    Args:
+        first_xyxy: (n, 4) corners.
+        second_xyxy: (m, 4) corners.
+        margin: (n,) pixels, the same for both boxes of a pair.
+    """
+    first, second = first_xyxy.T[:, :, None], second_xyxy.T[:, None, :]
+    extra = 2.0 * margin[:, None]
+    size = np.minimum(first[2:], second[2:])  # (2, n, m)
+    size -= np.maximum(first[:2], second[:2])
+    size += extra
+    np.maximum(size, 0.0, out=size)
+    intersection = size[0] * size[1]
+    first_size, second_size = first[2:] - first[:2] + extra, second[2:] - second[:2] + extra
+    union = first_size[0] * first_size[1] + second_size[0] * second_size[1]
+    union -= intersection
+    return intersection / np.maximum(union, _TINY)
+
+
+def paired_iou(first_xyxy: Boxes, second_xyxy: Boxes) -> NDArray[np.float64]:
+    """IoU of the first box with the first, the second with the second ...: (n,)."""
+    size = np.minimum(first_xyxy[:, 2:], second_xyxy[:, 2:])
+    size = np.maximum(size - np.maximum(first_xyxy[:, :2], second_xyxy[:, :2]), 0.0)
+    intersection = size[:, 0] * size[:, 1]
+    union = (first_xyxy[:, 2:] - first_xyxy[:, :2]).prod(1) - intersection
+    union += (second_xyxy[:, 2:] - second_xyxy[:, :2]).prod(1)
+    return intersection / np.maximum(union, _TINY)

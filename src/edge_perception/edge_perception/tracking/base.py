@@ -141,6 +141,8 @@ class TrackerStatistics:
         invalid_detections: detections dropped for a box that is not finite or has no area.
         resets: explicit ones and those after a stamp that jumped back.
         replayed_steps: steps done again for late corrections.
+        flow_followed: boxes that followed the picture over a step, replays included.
+        flow_failed: boxes for which the picture told nothing usable.
     """
 
     steps: int = 0
@@ -150,6 +152,8 @@ class TrackerStatistics:
     invalid_detections: int = 0
     resets: int = 0
     replayed_steps: int = 0
+    flow_followed: int = 0
+    flow_failed: int = 0
 
 
 @dataclass
@@ -434,7 +438,7 @@ class Tracker(ABC, Generic[P]):
         info = table.info[:, shown]
         since_detection_s = (entry.stamp_ns - info[LAST_NS]) * 1e-9
         return Tracks(
-            xyxy=table.boxes_xyxy[shown].astype(np.float32),
+            xyxy=self._boxes(table)[shown].astype(np.float32),
             score=table.score[shown].astype(np.float32),
             class_id=info[CLASS_ID].astype(np.int32),
             track_id=info[TRACK_ID],
@@ -462,6 +466,10 @@ class Tracker(ABC, Generic[P]):
         return iou if same.all() else np.where(same, iou, IMPOSSIBLE)
 
     # What a tracker is made of.
+
+    def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
+        """The boxes to put out: (n, 4)."""
+        return table.boxes_xyxy
 
     def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> Any:
         """Motion of the picture since the last frame, for `_predict`; None where unknown."""

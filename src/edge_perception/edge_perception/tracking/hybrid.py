@@ -1,14 +1,22 @@
-"""The default tracker: a detector that speaks seldom and late, a filter that fills in.
+"""The default tracker: a detector that speaks seldom and late, a picture that fills in.
 
-Association in two stages by score as in ByteTrack. A detection that fits its track (IoU of 0.5 or
-more) corrects the filter; one that does not begins the track anew at the detection, under the
-same id, since then the track had lost its object.
+Association in two stages by score as in ByteTrack (Zhang et al., ECCV 2022), by the IoU of boxes
+that are widened by the uncertainty of the track, so that one rule holds for a detector that sees
+every frame and for one that sees two a second (widened boxes: Yang et al., C-BIoU, WACV 2023).
+
+Every track has two boxes. The filter is corrected by detections only and knows how the object
+moved on the long run. From there the carried box follows the picture (flow.py), and it is the one
+that is put out. At the next detection either may fit: behind a lamp post or another person the
+picture leads astray and the filter does not, where somebody turns round it is the other way. The
+better one counts, and the carried box begins anew at the filter.
+
+A detection that fits its track (IoU of 0.5 or more) corrects the filter; one that does not begins
+the track anew at the detection, under the same id, since then the track had lost its object.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +25,28 @@ from edge_perception.tracking import kalman
 from edge_perception.tracking.association import (
     Indices,
     assign,
+    intersection_over_union,
+    paired_iou,
     unmatched,
+    widened_iou,
 )
 from edge_perception.tracking.base import (
+    CLASS_ID,
     FIRST_MISS_NS,
     HITS,
+    IMPOSSIBLE,
     MISSES,
     Observation,
     TrackTable,
 )
+from edge_perception.tracking.flow import PictureMotion, to_small_grey
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
+
+# A box that seems to move this much faster than its filter, in heights a second, follows
+# something else.
+_MAX_SURPRISE = 1.5
+# Two images further apart than this have nothing to do with each other.
+_MAX_IMAGE_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,65 +57,159 @@ class HybridParameters(FilterParameters):
         high_score: detections of the first stage.
         low_score: detections of the second stage; those under it are not used.
         new_track_score: detections that may begin a track.
-        sure_score: a new track of this score is put out at once, others when seen again.
         min_fused: similarity times score of a pair of the first stage.
         min_similarity_second: similarity of a pair of the second stage.
+        widening: of the boxes compared, in standard deviations of the track's position.
+        max_widening: in object heights.
         reinitialise_iou: under this IoU with its detection, a track begins anew there.
         coast_s: how long a track is still put out after a frame of detections missed it.
+        coast_hidden_s: the same for one that another track's box overlaps.
+        flow_size_px: longer side of the small image that boxes follow.
+        flow_std: error of a box that follows the picture, object heights a root second.
     """
 
-    high_score: float = 0.5
-    low_score: float = 0.1
-    new_track_score: float = 0.6
-    sure_score: float = 0.7
-    min_fused: float = 0.1
-    min_similarity_second: float = 0.3
-    reinitialise_iou: float = 0.5
-    coast_s: float = 0.3
+    velocity_noise_std: float = 0.3
+    position_noise_std: float = 0.15
     lost_s: float = 2.0
+    high_score: float = 0.5
+    low_score: float = 0.25
+    new_track_score: float = 0.6
+    min_fused: float = 0.2
+    min_similarity_second: float = 0.5
+    widening: float = 1.5
+    max_widening: float = 0.6
+    reinitialise_iou: float = 0.5
+    coast_s: float = 0.0
+    coast_hidden_s: float = 0.3
+    flow_size_px: int = 448
+    flow_std: float = 0.12
 
 
 class HybridTracker(KalmanTracker[HybridParameters]):
-    """Two-stage association; detections that don't fit begin their track anew."""
+    """Association by widened boxes; one box that follows the picture, one that does not."""
+
+    # Offset of the carried box from the filter's, x and y in pixels.
+    _memory_rows = 2
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._picture: tuple[int, NDArray[np.uint8]] | None = None
+
+    def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> PictureMotion | None:
+        before = self._picture
+        self._picture = None
+        if image is None:
+            return None
+        grey, scale = to_small_grey(image, self._parameters.flow_size_px)
+        self._picture = (stamp_ns, grey)
+        if before is None or before[1].shape != grey.shape:
+            return None
+        interval_s = (stamp_ns - before[0]) * 1e-9
+        if interval_s > _MAX_IMAGE_INTERVAL_S:
+            return None
+        return PictureMotion(before[1], grey, scale=scale, interval_s=interval_s)
+
+    def _predict(self, table: TrackTable, dt_s: float, motion: PictureMotion | None) -> TrackTable:
+        predicted = super()._predict(table, dt_s, motion)
+        if motion is None:
+            return predicted
+        state, parameters = table.state, self._parameters
+        height, velocity_var = state[kalman.POSITION, 3], state[kalman.VELOCITY_VAR, 0]
+        velocity = state[kalman.VELOCITY, :2]
+        seen = motion.of_boxes(self._boxes(table), velocity, velocity_var)
+        surprise = seen.velocity - velocity
+        # Gait and sway: a step of the torso is not a step of the box.
+        seen_var = seen.velocity_var + (parameters.flow_std * height) ** 2 / motion.interval_s
+        seen_var /= np.maximum(seen.support, 0.05) ** 2
+        surprise_sq = (surprise**2).sum(0)
+        expected = (seen.support > 0.0) & (surprise_sq < 9.0 * (velocity_var + seen_var))
+        followed = (expected | (seen.support > 0.4)) & (
+            surprise_sq < (_MAX_SURPRISE * height) ** 2
+        )
+        count = int(np.count_nonzero(followed))
+        self.statistics.flow_followed += count
+        self.statistics.flow_failed += len(table) - count
+        centre = state[kalman.POSITION, :2]
+        predicted.state[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
+        offset = table.memory + np.where(followed, surprise * dt_s, 0.0)
+        return TrackTable(predicted.state, predicted.score, predicted.info, offset)
+
+    def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
+        return table.boxes_xyxy + np.tile(table.memory, (2, 1)).T
 
     def _associate(
         self, table: TrackTable, observation: Observation
     ) -> tuple[TrackTable, Indices]:
-        parameters = self._parameters
-        score = observation.score
+        parameters, score = self._parameters, observation.score
         high = np.flatnonzero(score >= parameters.high_score)
         low = np.flatnonzero((score < parameters.high_score) & (score >= parameters.low_score))
-        iou = self._similarity(table, observation)
-        rows, columns = assign((iou * score)[:, high], parameters.min_fused)
-        tracks, detections = rows, high[columns]
-        left = unmatched(high, columns)
+        similarity = self._widened_similarity(table, observation)
+        tracks, columns = assign((similarity * score)[:, high], parameters.min_fused)
+        detections, left = high[columns], unmatched(high, columns)
 
-        waiting = unmatched(np.arange(len(table)), rows)
-        rows, columns = assign(iou[np.ix_(waiting, low)], parameters.min_similarity_second)
+        # A weak detection may continue a track, if that was seen more than once.
+        waiting = unmatched(np.arange(len(table)), tracks)
+        waiting = waiting[table.info[HITS, waiting] > 1]
+        rows, columns = assign(similarity[np.ix_(waiting, low)], parameters.min_similarity_second)
         tracks = np.concatenate((tracks, waiting[rows]))
         detections = np.concatenate((detections, low[columns]))
 
-        fits = iou[tracks, detections] >= parameters.reinitialise_iou
+        overlap = paired_iou(table.boxes_xyxy[tracks], observation.boxes_xyxy[detections])
+        anew = overlap < parameters.reinitialise_iou
         table = self._corrected(table, tracks, observation, detections)
-        if not fits.all():
-            table = self._reinitialised(table, tracks[~fits], observation, detections[~fits])
-        keep = (table.info[HITS] > 1) | (table.info[MISSES] == 0)
+        if anew.any():
+            self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
+        table.memory[:, tracks] = 0.0
         born = left[score[left] >= parameters.new_track_score]
+        keep = (table.info[HITS] > 1) | (table.info[MISSES] == 0)
         return (table if keep.all() else table[keep]), born
 
-    def _reinitialised(
+    def _widened_similarity(
+        self, table: TrackTable, observation: Observation
+    ) -> NDArray[np.float64]:
+        """Similarity of the better of a track's two boxes, (n, m)."""
+        parameters = self._parameters
+        boxes = table.boxes_xyxy
+        widening = np.minimum(
+            parameters.widening * np.sqrt(table.state[kalman.POSITION_VAR, 0]),
+            parameters.max_widening * table.state[kalman.POSITION, 3],
+        )
+        similarity = widened_iou(boxes, observation.boxes_xyxy, widening)
+        if table.memory.any():
+            carried = widened_iou(self._boxes(table), observation.boxes_xyxy, widening)
+            np.maximum(similarity, carried, out=similarity)
+        if parameters.class_aware:
+            same = table.info[CLASS_ID][:, None] == observation.class_id
+            similarity[~same] = IMPOSSIBLE
+        return similarity
+
+    def _corrected(
         self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
     ) -> TrackTable:
-        """Tracks put at their detections, with the velocity that the filter had come to."""
-        state = table.state.copy()
-        fresh = self._initiate(observation.measurement[:, detections])
-        fresh[kalman.VELOCITY] = state[kalman.VELOCITY][:, tracks]
-        state[:, :, tracks] = fresh
-        return TrackTable(state, table.score, table.info, table.memory)
+        """As the base does, in arrays of its own that may be written to."""
+        corrected = super()._corrected(table, tracks, observation, detections)
+        state = corrected.state if len(tracks) else corrected.state.copy()
+        return TrackTable(state, corrected.score, corrected.info, table.memory.copy())
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
+    def _reinitialise(
+        self, table: TrackTable, tracks: Indices, measurement: NDArray[np.float64]
+    ) -> None:
+        """Put tracks at their detections, with the velocity that the filter has come to."""
+        table.state[kalman.POSITION][:, tracks] = measurement
+        table.state[kalman.POSITION_VAR][:, tracks] = self._measurement_var(measurement)
+        table.state[kalman.CROSS_COV][:, tracks] = 0.0
+
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         parameters = self._parameters
-        info = table.info
-        proven = (info[HITS] > 1) | (table.score >= parameters.sure_score)
-        coasting = (stamp_ns - info[FIRST_MISS_NS]) <= int(parameters.coast_s * 1e9)
-        return proven & ((info[MISSES] == 0) | coasting)
+        missed = table.info[MISSES] > 0
+        if not missed.any():
+            return ~missed
+        boxes = self._boxes(table)
+        hidden = (intersection_over_union(boxes, boxes[~missed]) > 0.1).any(1)
+        missed_ns = stamp_ns - table.info[FIRST_MISS_NS]
+        coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
+        shown: NDArray[np.bool_] = ~missed | (missed_ns <= coast_s * 1e9)
+        return shown
+
+    def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
+        return np.zeros((self._memory_rows, len(born)))

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 POSITION, VELOCITY, POSITION_VAR, CROSS_COV, VELOCITY_VAR = range(5)
 
+# The size of a box changes far more slowly than its place: without this, one detection of half a
+# person lets the box shrink away until the next one.
+_SIZE_VAR = np.array([[1.0], [1.0], [0.01], [0.01]])
+
 State = NDArray[np.float64]
 
 
@@ -54,7 +58,7 @@ def initiate(
     state[POSITION] = measurement
     scale = measurement[3] ** 2
     state[POSITION_VAR] = scale * position_std**2
-    state[VELOCITY_VAR] = scale * velocity_std**2
+    state[VELOCITY_VAR] = scale * velocity_std**2 * _SIZE_VAR
     return state
 
 
@@ -69,7 +73,7 @@ def predict(state: State, dt_s: float, *, position_std: float, velocity_std: flo
     position, velocity, position_var, cross_cov, velocity_var = state
     predicted = np.empty_like(state)
     scale = position[3] ** 2
-    drift = scale * (velocity_std * velocity_std * dt_s)
+    drift = (scale * (velocity_std * velocity_std * dt_s)) * _SIZE_VAR
     step_cov = velocity_var * dt_s
     predicted[POSITION] = position + velocity * dt_s
     predicted[VELOCITY] = velocity
@@ -85,37 +89,19 @@ def predict(state: State, dt_s: float, *, position_std: float, velocity_std: flo
     return predicted
 
 
-def update_position(
+def update(
     state: State, measurement: NDArray[np.float64], measurement_var: NDArray[np.float64]
 ) -> State:
     """State after measured boxes: (4, n) pixels with variance (n,) or (4, n) square pixels."""
-    return _update(state, POSITION, POSITION_VAR, measurement, measurement_var)
-
-
-def update_velocity(
-    state: State, measurement: NDArray[np.float64], measurement_var: NDArray[np.float64]
-) -> State:
-    """State after measured velocities: (4, n) pixels a second, variance (n,) or (4, n)."""
-    return _update(state, VELOCITY, VELOCITY_VAR, measurement, measurement_var)
-
-
-def _update(
-    state: State,
-    measured: int,
-    measured_var: int,
-    measurement: NDArray[np.float64],
-    measurement_var: NDArray[np.float64],
-) -> State:
-    innovation = measurement - state[measured]
-    total_var = state[measured_var] + measurement_var
-    gain = state[[measured_var, CROSS_COV]] / total_var
-    own, other = gain
+    innovation = measurement - state[POSITION]
     cross_cov = state[CROSS_COV]
+    total_var = state[POSITION_VAR] + measurement_var
+    position_gain = state[POSITION_VAR] / total_var
+    velocity_gain = cross_cov / total_var
     updated = np.empty_like(state)
-    rest, rest_var = (VELOCITY, VELOCITY_VAR) if measured == POSITION else (POSITION, POSITION_VAR)
-    updated[measured] = state[measured] + own * innovation
-    updated[rest] = state[rest] + other * innovation
-    updated[measured_var] = own * measurement_var
-    updated[CROSS_COV] = (1.0 - own) * cross_cov
-    updated[rest_var] = state[rest_var] - other * cross_cov
+    updated[POSITION] = state[POSITION] + position_gain * innovation
+    updated[VELOCITY] = state[VELOCITY] + velocity_gain * innovation
+    updated[POSITION_VAR] = position_gain * measurement_var
+    updated[CROSS_COV] = (1.0 - position_gain) * cross_cov
+    updated[VELOCITY_VAR] = state[VELOCITY_VAR] - velocity_gain * cross_cov
     return updated

@@ -80,7 +80,7 @@ class KalmanTracker(Tracker[FP]):
         if len(tracks):
             measurement = observation.measurement[:, detections]
             state = state.copy()
-            state[:, :, tracks] = kalman.update_position(
+            state[:, :, tracks] = kalman.update(
                 state[:, :, tracks], measurement, self._measurement_var(measurement)
             )
         return TrackTable(state, score, info, table.memory)

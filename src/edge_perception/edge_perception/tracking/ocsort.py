@@ -114,7 +114,7 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
             )
             if step < steps:  # the last point is the detection itself, applied by the caller
                 virtual = start + (end - start) * (step / steps)
-                current = kalman.update_position(current, virtual, self._measurement_var(virtual))
+                current = kalman.update(current, virtual, self._measurement_var(virtual))
         state = table.state.copy()
         state[:, :, tracks] = current
         return TrackTable(state, table.score, table.info, table.memory)

@@ -1,0 +1,330 @@
+"""Motion of the picture between two frames: of boxes, and of the camera.
+
+Sparse pyramidal Lucas-Kanade (Lucas & Kanade 1981; Bouguet 2000) on a small grey image, checked
+forward and backward (Kalal et al., 2010). Points are taken from a fixed lattice over the image and
+each is computed at most once, when it is first asked for. So the motion at a place never depends
+on who asked before: a late detection that changes the tracks of a past frame gets exactly the
+answers it had got in time, and pays only for the points that were not asked for yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LATTICE_PX = 3
+"""Distance of lattice points on the small image."""
+
+_WINDOW = (9, 9)
+_PYRAMID_LEVELS = 3
+_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
+# Forward-backward error in pixels of the small image above which a point was lost.
+_MAX_ERROR_PX = 0.5
+# Where the points of a box lie, in parts of its width and height: the torso and the head. The
+# border shows the background, the legs swing.
+_COLUMNS = np.array([0.26, 0.42, 0.58, 0.74])
+_ROWS = np.array([0.06, 0.15, 0.25, 0.35, 0.45, 0.56, 0.68, 0.82])
+POINTS_PER_BOX = len(_COLUMNS) * len(_ROWS)
+_MIN_POINTS = 6
+# Points for the camera's motion: columns and rows over the image.
+_BACKGROUND = (10, 7)
+# Spread of the shifts on one rigid object, in pixels of the small image, and the least that a
+# shift differs from the background's to count as motion.
+_SPREAD_PX = 0.7
+_MOVING_PX = 0.4
+# How far the figure in front reaches out of its box, in parts of its width, and the hidden part
+# above which a box is left to the filter.
+_MARGIN = 0.1
+_MAX_HIDDEN = 0.3
+# A camera shift under this is noise: a fixed camera must not make boxes creep.
+_STILL_PX = 0.1
+
+
+def to_small_grey(image: NDArray[np.uint8], size_px: int) -> tuple[NDArray[np.uint8], float]:
+    """A small grey image, and its size relative to the original.
+
+    Args:
+        image: (h, w, 3) uint8 BGR or (h, w) uint8 grey.
+        size_px: its longer side; smaller images stay as they are.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, size_px / max(height, width))
+    small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if max(height, width) > 2 * size_px:
+        # Averaging over every pixel of a large image costs more than all that follows. Two
+        # samples a small pixel in each direction keep most of what averaging is good for.
+        double_wh = (2 * small_wh[0], 2 * small_wh[1])
+        image = cv2.resize(image, double_wh, interpolation=cv2.INTER_LINEAR)
+    if image.shape[:2] != (small_wh[1], small_wh[0]):
+        image = cv2.resize(image, small_wh, interpolation=cv2.INTER_AREA)
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return np.ascontiguousarray(image), scale
+
+
+@dataclass(frozen=True)
+class BoxMotion:
+    """How n boxes moved with the picture.
+
+    Attributes:
+        velocity: (2, n) of the centre relative to the background, pixels of the original image
+            a second.
+        velocity_var: (n,) variance of each component.
+        support: (n,) part of the points that agree, in [0, 1]; 0 where the flow failed.
+    """
+
+    velocity: NDArray[np.float64]
+    velocity_var: NDArray[np.float64]
+    support: NDArray[np.float64]
+
+
+class PictureMotion:
+    """Motion from one image to the next.
+
+    Attributes:
+        interval_s: time between the images.
+    """
+
+    def __init__(
+        self,
+        previous: NDArray[np.uint8],
+        current: NDArray[np.uint8],
+        *,
+        scale: float,
+        interval_s: float,
+    ) -> None:
+        """Compute nothing yet.
+
+        Args:
+            previous: (h, w) uint8, small grey image.
+            current: (h, w) uint8, the next one.
+            scale: size of the small image relative to the original.
+            interval_s: time between them.
+        """
+        self.interval_s = interval_s
+        self._previous, self._current = previous, current
+        self._scale = scale
+        height, width = previous.shape
+        self._lattice_hw = (
+            (height + LATTICE_PX - 1) // LATTICE_PX,
+            (width + LATTICE_PX - 1) // LATTICE_PX,
+        )
+        count = self._lattice_hw[0] * self._lattice_hw[1]
+        self._shift = np.zeros((count, 2), np.float32)
+        self._valid = np.zeros(count, bool)
+        self._known = np.zeros(count, bool)
+        self._background: NDArray[np.float64] | None = None
+
+    def _shifts(
+        self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Shift (..., 2) at points of the small image, and whether it was found."""
+        rows, columns = self._lattice_hw
+        column = np.rint(x_px / LATTICE_PX).astype(np.int64)
+        row = np.rint(y_px / LATTICE_PX).astype(np.int64)
+        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+        cell = np.where(inside, row * columns + column, 0)
+        missing = np.unique(cell[inside & ~self._known[cell]])
+        if len(missing):
+            self._compute(missing)
+        return self._shift[cell], inside & self._valid[cell]
+
+    def _compute(self, cells: NDArray[np.int64]) -> None:
+        row, column = np.divmod(cells, self._lattice_hw[1])
+        start = np.stack((column, row), 1).astype(np.float32) * LATTICE_PX
+        end, found, _ = cv2.calcOpticalFlowPyrLK(
+            self._previous,
+            self._current,
+            start,
+            None,
+            winSize=_WINDOW,
+            maxLevel=_PYRAMID_LEVELS,
+            criteria=_CRITERIA,
+        )
+        back, found_back, _ = cv2.calcOpticalFlowPyrLK(
+            self._current,
+            self._previous,
+            end,
+            None,
+            winSize=_WINDOW,
+            maxLevel=_PYRAMID_LEVELS,
+            criteria=_CRITERIA,
+        )
+        error = np.abs(back - start).max(1)
+        self._shift[cells] = end - start
+        self._valid[cells] = (found & found_back).ravel().astype(bool) & (error < _MAX_ERROR_PX)
+        self._known[cells] = True
+
+    @property
+    def camera(self) -> NDArray[np.float64]:
+        """Motion of the background: (3,) shift x, y in small pixels, and scale minus one.
+
+        Computed once, from points all over the image, robust against what moves in front of it.
+        """
+        if self._background is None:
+            self._background = self._camera_motion()
+        return self._background
+
+    def _camera_motion(self) -> NDArray[np.float64]:
+        height, width = self._previous.shape
+        columns, rows = _BACKGROUND
+        x = (np.arange(columns) + 0.5) * (width / columns)
+        y = (np.arange(rows) + 0.5) * (height / rows)
+        x, y = (grid.ravel() for grid in np.meshgrid(x, y))
+        shift, valid = self._shifts(x, y)
+        motion = np.zeros(3)
+        if np.count_nonzero(valid) < _MIN_POINTS:
+            return motion
+        shift = shift[valid].astype(np.float64)
+        offset = np.stack((x[valid] - width / 2, y[valid] - height / 2), 1)
+        weight = np.ones(len(shift))
+        # Least squares with weights that let go of what does not fit (Cauchy), from the median.
+        motion[:2] = np.median(shift, 0)
+        for _ in range(4):
+            residual = shift - motion[:2] - motion[2] * offset
+            weight = 1.0 / (1.0 + (residual**2).sum(1) / _SPREAD_PX**2)
+            total = weight.sum()
+            mean_shift = (weight[:, None] * shift).sum(0) / total
+            mean_offset = (weight[:, None] * offset).sum(0) / total
+            centred = offset - mean_offset
+            moment = (weight[:, None] * centred**2).sum()
+            motion[2] = (weight[:, None] * centred * (shift - mean_shift)).sum() / moment
+            motion[:2] = mean_shift - motion[2] * mean_offset
+        if np.abs(motion[:2]).max() + abs(motion[2]) * width / 2 < _STILL_PX:
+            motion[:] = 0.0
+        return motion
+
+    def camera_velocity(self, centre: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Velocity of the background at points of the original image.
+
+        Args:
+            centre: (2, n) pixels.
+
+        Returns:
+            (2, n) pixels a second.
+        """
+        shift_x, shift_y, growth = self.camera
+        if not (shift_x or shift_y or growth):
+            return np.zeros_like(centre)
+        height, width = self._previous.shape
+        middle = np.array([[width], [height]]) / (2 * self._scale)
+        shift = np.array([[shift_x], [shift_y]]) / self._scale
+        return (shift + growth * (centre - middle)) / self.interval_s
+
+    @property
+    def camera_growth(self) -> float:
+        """Relative growth of the background a second: above 0 when the camera moves forward."""
+        return float(self.camera[2]) / self.interval_s
+
+    def of_boxes(
+        self,
+        boxes_xyxy: NDArray[np.float64],
+        expected_velocity: NDArray[np.float64],
+        expected_var: NDArray[np.float64],
+    ) -> BoxMotion:
+        """Motion of what stands in boxes on the first of the two images.
+
+        The points of a box fall on the object, on the background beside it and on whatever is in
+        front. Points in boxes that are nearer (their lower edge is lower) are left out. Of the
+        rest, those near the expected velocity count most, as far as that is known; then those
+        that move against the background.
+
+        Args:
+            boxes_xyxy: (n, 4) pixels of the original image.
+            expected_velocity: (2, n) relative to the background, pixels a second.
+            expected_var: (n,) its variance.
+        """
+        boxes = boxes_xyxy * self._scale
+        size = boxes[:, 2:] - boxes[:, :2]
+        x = boxes[:, 0, None] + size[:, 0, None] * np.tile(_COLUMNS, len(_ROWS))
+        y = boxes[:, 1, None] + size[:, 1, None] * np.repeat(_ROWS, len(_COLUMNS))
+        shift32, valid = self._shifts(x, y)
+        valid = valid & ~_hidden(boxes, x, y)
+
+        to_shift = self._scale * self.interval_s
+        centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]).T * 0.5
+        background = self.camera_velocity(centre) * to_shift
+        shift_x = shift32[..., 0] - background[0][:, None]
+        shift_y = shift32[..., 1] - background[1][:, None]
+        goal_x, goal_y = expected_velocity * to_shift
+        goal_var = expected_var * to_shift**2
+
+        # A still object among still points is as good as a moving one; but where a fair part of
+        # the points moves, the still ones are background.
+        moving = valid & (shift_x**2 + shift_y**2 > _MOVING_PX**2)
+        moving_part = moving.sum(1) / np.maximum(valid.sum(1), 1)
+        figure = np.where((moving_part > 0.25)[:, None], valid * (0.1 + 0.9 * moving), valid)
+
+        prior_var = goal_var + _SPREAD_PX**2
+        distance = (shift_x - goal_x[:, None]) ** 2 + (shift_y - goal_y[:, None]) ** 2
+        near_prior = figure * np.exp(distance / (-2.0 * prior_var[:, None]))
+        goal_x, goal_y, agreed = _settle(shift_x, shift_y, figure, near_prior)
+        # What moves differently from what was expected: somebody turned round, or stepped in
+        # front. It must be much more of the box to be believed.
+        other_x, other_y, other_agreed = _settle(shift_x, shift_y, figure, figure)
+        turned = (other_agreed > 1.5 * agreed) & (other_agreed > 0.3 * POINTS_PER_BOX)
+        goal_x = np.where(turned, other_x, goal_x)
+        goal_y = np.where(turned, other_y, goal_y)
+        distance = (shift_x - goal_x[:, None]) ** 2 + (shift_y - goal_y[:, None]) ** 2
+        agree = valid & (distance < (3 * _SPREAD_PX) ** 2)
+        count = agree.sum(1)
+        found = count >= _MIN_POINTS
+        scatter = (np.where(agree, distance, 0.0).sum(1) / np.maximum(count, 1)) * 0.5
+        # Neighbouring points share pixels: they are worth a fraction of their number.
+        shift_var = (scatter + 0.05**2) / np.maximum(count / 4.0, 1.0)
+        return BoxMotion(
+            np.stack((goal_x, goal_y)) / to_shift,
+            shift_var / to_shift**2,
+            np.where(found, count / POINTS_PER_BOX, 0.0),
+        )
+
+
+def _settle(
+    shift_x: NDArray[np.float64],
+    shift_y: NDArray[np.float64],
+    figure: NDArray[np.float64],
+    weight: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Robust mean of shifts (n, p) from a first weighting on, and how much of `figure` agrees."""
+    for _ in range(4):
+        total = weight.sum(1) + 1e-9
+        goal_x = (weight * shift_x).sum(1) / total
+        goal_y = (weight * shift_y).sum(1) / total
+        distance = (shift_x - goal_x[:, None]) ** 2 + (shift_y - goal_y[:, None]) ** 2
+        weight = figure / (1.0 + distance / _SPREAD_PX**2)
+    return goal_x, goal_y, (figure * (distance < (3 * _SPREAD_PX) ** 2)).sum(1)
+
+
+def _hidden(
+    boxes: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which points (n, p) of boxes (n, 4) lie in a box that is nearer, or beside it.
+
+    A box of which much is hidden has no points: what is left is seldom enough of the figure.
+    """
+    left, top, right, bottom = boxes.T
+    margin = _MARGIN * (right - left)
+    left, right, top = left - margin, right + margin, top - margin
+    in_front = (
+        (boxes[:, 0, None] < right)
+        & (left < boxes[:, 2, None])
+        & (boxes[:, 1, None] < bottom)
+        & (top < bottom[:, None])
+        & (bottom[:, None] < bottom)
+    )
+    hidden = np.zeros(x.shape, bool)
+    behind, front = np.nonzero(in_front)
+    if len(behind):
+        px, py = x[behind], y[behind]
+        inside = (
+            (px > left[front, None])
+            & (px < right[front, None])
+            & (py > top[front, None])
+            & (py < bottom[front, None])
+        )
+        np.logical_or.at(hidden, behind, inside)
+        hidden[hidden.mean(1) > _MAX_HIDDEN] = True
+    return hidden
