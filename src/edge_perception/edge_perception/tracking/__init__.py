@@ -9,12 +9,14 @@ from edge_perception.tracking.base import (
     TrackerParameters,
     TrackerStatistics,
     TrackingError,
+    TrackingQuality,
     changed,
 )
 from edge_perception.tracking.bytetrack import ByteTracker, ByteTrackParameters
 from edge_perception.tracking.hybrid import HybridParameters, HybridTracker
 from edge_perception.tracking.iou import IouParameters, SimpleIOUTracker
 from edge_perception.tracking.ocsort import OcSortParameters, OcSortTracker
+from edge_perception.tracking.schedule import AdaptiveParameters, AdaptiveSchedule
 from edge_perception.tracking.sort import SortParameters, SortTracker
 
 TRACKERS: dict[str, tuple[type[Tracker[Any]], type[TrackerParameters]]] = {
@@ -27,6 +29,8 @@ TRACKERS: dict[str, tuple[type[Tracker[Any]], type[TrackerParameters]]] = {
 
 __all__ = [
     'TRACKERS',
+    'AdaptiveParameters',
+    'AdaptiveSchedule',
     'ByteTrackParameters',
     'ByteTracker',
     'HybridParameters',
@@ -41,6 +45,7 @@ __all__ = [
     'TrackerParameters',
     'TrackerStatistics',
     'TrackingError',
+    'TrackingQuality',
     'create_tracker',
 ]
 

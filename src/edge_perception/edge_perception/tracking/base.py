@@ -129,6 +129,24 @@ class TrackerParameters:
                 raise TrackingError(f'{name} must be a number of seconds >= 0, got {value}')
 
 
+@dataclass(frozen=True)
+class TrackingQuality:
+    """How far the tracks of the newest frame can be relied upon.
+
+    Attributes:
+        uncertainty: largest standard deviation of a shown box's centre, in heights; 0 without
+            tracks.
+        failed_part: part of the boxes that did not follow the picture into this frame; 0 without
+            pictures.
+        outside_motion: part of the picture that changes outside all boxes; 0 without pictures and
+            while the camera moves.
+    """
+
+    uncertainty: float = 0.0
+    failed_part: float = 0.0
+    outside_motion: float = 0.0
+
+
 @dataclass
 class TrackerStatistics:
     """What a tracker has met since it was made.
@@ -291,6 +309,26 @@ class Tracker(ABC, Generic[P]):
         self.statistics.corrections += 1
         self.statistics.late_corrections += 1
         self._replay(index)
+
+    @property
+    def quality(self) -> TrackingQuality:
+        """How far the tracks of the newest frame can be relied upon."""
+        return TrackingQuality(uncertainty=self._uncertainty())
+
+    def _uncertainty(self) -> float:
+        """Largest standard deviation of a shown box's centre, in heights."""
+        if not self._entries or not len(self._tracks):
+            return 0.0
+        table = self._entries[-1].table
+        relative_var = self._position_var(table) / table.state[kalman.POSITION, 3] ** 2
+        return float(
+            np.sqrt(relative_var[self._shown(table, self._entries[-1].stamp_ns)].max(initial=0.0))
+        )
+
+    def _position_var(self, table: TrackTable) -> NDArray[np.float64]:
+        """Variance of each box's centre: (n,) square pixels."""
+        variance: NDArray[np.float64] = table.state[kalman.POSITION_VAR, 0]
+        return variance
 
     def _is_too_old(self, stamp_ns: int, newest_ns: int | None) -> bool:
         if newest_ns is None or stamp_ns > newest_ns:

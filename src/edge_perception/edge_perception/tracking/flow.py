@@ -39,6 +39,8 @@ _MOVING_PX = 0.4
 # above which a box is left to the filter.
 _MARGIN = 0.1
 _MAX_HIDDEN = 0.3
+# Change of the grey value, blurred, that is more than noise.
+_CHANGED_LEVEL = 12
 # A camera shift under this is noise: a fixed camera must not make boxes creep.
 _STILL_PX = 0.1
 
@@ -218,6 +220,23 @@ class PictureMotion:
     def camera_growth(self) -> float:
         """Relative growth of the background a second: above 0 when the camera moves forward."""
         return float(self.camera[2]) / self.interval_s
+
+    def outside_motion(self, boxes_xyxy: NDArray[np.floating]) -> float:
+        """Part of the picture that changes outside boxes; 0 while the camera moves.
+
+        Args:
+            boxes_xyxy: (n, 4) pixels of the original image.
+        """
+        if self.camera.any():
+            return 0.0
+        difference = cv2.absdiff(self._previous, self._current)
+        changed = cv2.blur(difference, (5, 5)) > _CHANGED_LEVEL
+        size = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        grown = np.concatenate((boxes_xyxy[:, :2] - 0.2 * size, boxes_xyxy[:, 2:] + 0.2 * size), 1)
+        limit = changed.shape[::-1] * 2
+        for left, top, right, bottom in np.clip(grown * self._scale, 0, limit).astype(int):
+            changed[top:bottom, left:right] = False
+        return float(np.count_nonzero(changed)) / changed.size
 
     def of_boxes(
         self,

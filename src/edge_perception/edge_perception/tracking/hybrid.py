@@ -37,6 +37,7 @@ from edge_perception.tracking.base import (
     IMPOSSIBLE,
     MISSES,
     Observation,
+    TrackingQuality,
     TrackTable,
 )
 from edge_perception.tracking.flow import PictureMotion, to_small_grey
@@ -88,14 +89,39 @@ class HybridParameters(FilterParameters):
 class HybridTracker(KalmanTracker[HybridParameters]):
     """Association by widened boxes; one box that follows the picture, one that does not."""
 
-    # Offset of the carried box from the filter's, x and y in pixels.
-    _memory_rows = 2
+    # Offset of the carried box from the filter's, x and y in pixels; what following the picture
+    # added to its variance since the last detection, square pixels.
+    _memory_rows = 3
 
     def _clear(self) -> None:
         super()._clear()
         self._picture: tuple[int, NDArray[np.uint8]] | None = None
+        self._motion: PictureMotion | None = None
+        self._failed_part = 0.0
+
+    @property
+    def quality(self) -> TrackingQuality:
+        if self._motion is None:
+            return super().quality
+        return TrackingQuality(
+            uncertainty=self._uncertainty(),
+            failed_part=self._failed_part,
+            outside_motion=self._motion.outside_motion(self._tracks.xyxy),
+        )
+
+    def _position_var(self, table: TrackTable) -> NDArray[np.float64]:
+        measured_var = (self._parameters.measurement_std * table.state[kalman.POSITION, 3]) ** 2
+        variance: NDArray[np.float64] = measured_var + table.memory[2]
+        return variance
 
     def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> PictureMotion | None:
+        self._failed_part = 0.0
+        self._motion = self._motion_since_last(stamp_ns, image)
+        return self._motion
+
+    def _motion_since_last(
+        self, stamp_ns: int, image: NDArray[np.uint8] | None
+    ) -> PictureMotion | None:
         before = self._picture
         self._picture = None
         if image is None:
@@ -111,8 +137,12 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
     def _predict(self, table: TrackTable, dt_s: float, motion: PictureMotion | None) -> TrackTable:
         predicted = super()._predict(table, dt_s, motion)
+        filter_var = predicted.state[kalman.POSITION_VAR, 0]
+        growth = np.maximum(filter_var - table.state[kalman.POSITION_VAR, 0], 0.0)
         if motion is None:
-            return predicted
+            carried = table.memory.copy()
+            carried[2] += growth
+            return TrackTable(predicted.state, predicted.score, predicted.info, carried)
         state, parameters = table.state, self._parameters
         height, velocity_var = state[kalman.POSITION, 3], state[kalman.VELOCITY_VAR, 0]
         velocity = state[kalman.VELOCITY, :2]
@@ -129,13 +159,16 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         count = int(np.count_nonzero(followed))
         self.statistics.flow_followed += count
         self.statistics.flow_failed += len(table) - count
+        self._failed_part = 1.0 - count / len(table)
         centre = state[kalman.POSITION, :2]
         predicted.state[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
-        offset = table.memory + np.where(followed, surprise * dt_s, 0.0)
-        return TrackTable(predicted.state, predicted.score, predicted.info, offset)
+        carried = table.memory.copy()
+        carried[:2] += np.where(followed, surprise * dt_s, 0.0)
+        carried[2] += np.where(followed, seen_var * (dt_s * motion.interval_s), growth)
+        return TrackTable(predicted.state, predicted.score, predicted.info, carried)
 
     def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
-        return table.boxes_xyxy + np.tile(table.memory, (2, 1)).T
+        return table.boxes_xyxy + np.tile(table.memory[:2], (2, 1)).T
 
     def _associate(
         self, table: TrackTable, observation: Observation
@@ -175,7 +208,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             parameters.max_widening * table.state[kalman.POSITION, 3],
         )
         similarity = widened_iou(boxes, observation.boxes_xyxy, widening)
-        if table.memory.any():
+        if table.memory[:2].any():
             carried = widened_iou(self._boxes(table), observation.boxes_xyxy, widening)
             np.maximum(similarity, carried, out=similarity)
         if parameters.class_aware:
