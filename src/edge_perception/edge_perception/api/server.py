@@ -20,6 +20,7 @@ MAX_CONNECTIONS = 256
 KEEP_ALIVE_S = 5
 SHUTDOWN_S = 1.0
 HEADERS_WITHIN_S = 10.0
+MAX_HEAD_BYTES = 64 * 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -61,15 +62,32 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Protocol(HttpToolsProtocol):
-    """Closes a connection on which no request comes, which uvicorn would leave open."""
+    """Ends connections that uvicorn would leave open: with endless headers, or with none."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._head_bytes = 0
         self._deadline = self.loop.call_later(HEADERS_WITHIN_S, self._close_unused)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._in_head = True
+        super().data_received(data)
+        # Whatever of it was a body is no matter: the head of this request is still open.
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response('The headers are too long.')
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._in_head = False
+        super().on_body(body)
 
     def _close_unused(self) -> None:
         if self.cycle is None:

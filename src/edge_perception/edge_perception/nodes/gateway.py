@@ -526,11 +526,11 @@ def _tracks(stamped: Stamped[TrackArrays], *, is_complete: bool) -> list[Track]:
         Track(
             id=track_id,
             label=stamped.names.get(class_id, str(class_id)),
-            confidence=score,
-            x1=box[0],
-            y1=box[1],
-            x2=box[2],
-            y2=box[3],
+            confidence=round(score, 4),
+            x1=round(box[0], 2),
+            y1=round(box[1], 2),
+            x2=round(box[2], 2),
+            y2=round(box[3], 2),
             age_s=age_s if is_complete else None,
             time_since_detection_s=since_s if is_complete else None,
             source=TrackSource(source).name.lower() if is_complete else None,  # type: ignore[arg-type]
@@ -553,13 +553,13 @@ def _detect_result(answer: DetectAnswer, width: int, height: int) -> DetectResul
     return DetectResult(
         detections=[
             DetectedObject(
-                x1=box[0],
-                y1=box[1],
-                x2=box[2],
-                y2=box[3],
+                x1=round(box[0], 2),
+                y1=round(box[1], 2),
+                x2=round(box[2], 2),
+                y2=round(box[3], 2),
                 class_id=class_id,
                 label=answer.names.get(class_id, str(class_id)),
-                confidence=min(score, 1.0),
+                confidence=round(min(score, 1.0), 4),
             )
             for box, class_id, score in zip(
                 found.xyxy.tolist(), found.class_id.tolist(), found.score.tolist(), strict=True

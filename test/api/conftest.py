@@ -1,0 +1,134 @@
+"""A real gateway in a process of its own, with the default model, and clients for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import pytest
+
+from edge_perception import media
+
+OPTIONS = {
+    'port': 0,
+    'nodes': "''",
+    'max_requests': 4,
+    'request_timeout_s': 2.0,
+    'max_body_mib': 4.0,
+    'max_megapixels': 20.0,
+}
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that listens.
+
+    Attributes:
+        url: without a slash at its end.
+        process: of the gateway.
+    """
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix('http://').split(':')
+        return host, int(port)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30.0, trust_env=False, **options)
+
+
+def _start(
+    log: Path, *, environment: dict[str, str] | None = None, **parameters: Any
+) -> subprocess.Popen[str]:
+    """Start the executable; its output goes to `log`."""
+    command = [sys.executable, '-m', 'edge_perception.nodes.gateway', '--ros-args']
+    for name, value in {**OPTIONS, **parameters}.items():
+        command += ['-p', f'{name}:={value}']
+    with log.open('w') as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                'ROS_DOMAIN_ID': str(os.getpid() % 99 + 1),
+                'PYTHONUNBUFFERED': '1',
+                **(environment or {}),
+            },
+        )
+
+
+@pytest.fixture
+def start_gateway() -> Callable[..., subprocess.Popen[str]]:
+    """Starts a gateway that may fail to; the test ends it."""
+    return _start
+
+
+@pytest.fixture(scope='session')
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningGateway]]:
+    """Starts gateways; they end with the session."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(**options: Any) -> RunningGateway:
+        log = tmp_path_factory.mktemp('gateway') / 'log.txt'
+        process = _start(log, **options)
+        started.append(process)
+        while not (found := re.search(r'listening on (http://\S+)', log.read_text())):
+            assert process.poll() is None, log.read_text()
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        return RunningGateway(found[1], process)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in started:
+        process.wait(20.0)
+
+
+@pytest.fixture(scope='session')
+def gateway(running: Callable[..., RunningGateway]) -> RunningGateway:
+    """A gateway alone, with its own detector."""
+    return running()
+
+
+@pytest.fixture(scope='session')
+def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    """A client of it."""
+    with gateway.client() as client:
+        yield client
+
+
+@pytest.fixture(scope='session')
+def people() -> Any:
+    """(576, 768, 3) BGR picture with people."""
+    clip = Path(__file__).resolve().parent.parent / 'data' / 'pedestrians.mp4'
+    with media.open_source(clip) as source:
+        return next(source).image
+
+
+@pytest.fixture(scope='session')
+def png(people: Any) -> bytes:
+    """The picture as PNG, which loses nothing."""
+    return cv2.imencode('.png', people)[1].tobytes()
+
+
+@pytest.fixture(scope='session')
+def jpeg(people: Any) -> bytes:
+    """The picture as JPEG."""
+    return cv2.imencode('.jpg', people)[1].tobytes()
