@@ -17,6 +17,7 @@ ALLOWED_SKIPS = (
     'cv_bridge',  # part of a ROS installation, not on PyPI
     'GPU',
     'another middleware',  # chosen by RMW_IMPLEMENTATION
+    'another filesystem',  # mounting one takes root
 )
 
 

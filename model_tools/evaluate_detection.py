@@ -251,9 +251,9 @@ def _coco_scores(
     }
 
 
-def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+def add_label_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The options that say which labelled images to score on; read by `labelled_images`."""
-    labels = parser.add_mutually_exclusive_group(required=True)
+    labels = parser.add_mutually_exclusive_group(required=required)
     labels.add_argument('--data', type=Path, help='YAML of a YOLO dataset')
     labels.add_argument('--mot-gt', type=Path, help='gt.txt of MOTChallenge, with --source')
     parser.add_argument('--split', default='val', help='of the dataset')

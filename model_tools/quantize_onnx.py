@@ -7,12 +7,12 @@
     python model_tools/quantize_onnx.py --model models/person_416.onnx --to bf16 \\
         --data datasets/person/data.yaml
 
-writes models/person_416_int8.onnx (or _bf16). Calibration images come from a video, a bag or a
-folder and should look like what the camera will see. Then both models are scored on the labels
-with the nodes' own Detector: one that loses more than --max-map-drop points of mAP50-95 is
+writes models/person_416_int8.onnx (or _fp16, _bf16). Calibration images come from a video, a bag
+or a folder and should look like what the camera will see. Then both models are scored on the
+labels with the nodes' own Detector: one that loses more than --max-map-drop points of mAP50-95 is
 refused. INT8 weights have seven bits where the processor has no VNNI instructions: make the file
 on the kind of machine it is for. BF16 changes no weights: it allows OpenVINO to compute in it,
-where the processor can.
+where the processor can. FP16 halves the file, for GPUs; most CPUs are slower with it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 
 import calibration
 import evaluate_detection
+import half_precision
 from rich.console import Console
 
 from edge_perception.detection import Detector
@@ -35,7 +36,7 @@ from edge_perception.detection.backends.onnx import OnnxBackend
 from edge_perception.detection.decode import check_task
 from edge_perception.types import EdgePerceptionError
 
-PRECISIONS = ('int8', 'bf16')
+PRECISIONS = ('int8', 'fp16', 'bf16')
 Scorer = Callable[[Path], float]
 
 
@@ -102,6 +103,8 @@ def quantize_onnx(
             made = Path(folder) / 'model.onnx'
             if to == 'int8':
                 calibration.quantize(model, made, blobs, method=method)
+            elif to == 'fp16':
+                half_precision.to_half(model, made)
             _finish(model, made, precision=to)
             outcome = Outcome(before, score(made))
             if not outcome.drop <= max_map_drop:
@@ -151,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--model', required=True, type=Path, help='FP32 .onnx file')
-    parser.add_argument('--out', type=Path, help='default: the model with _int8 or _bf16')
+    parser.add_argument('--out', type=Path, help='default: the model with _int8, _fp16 or _bf16')
     parser.add_argument('--to', choices=PRECISIONS, default='int8')
     parser.add_argument('--calibration', help='video, bag or folder of images, for INT8')
     parser.add_argument('--count', type=int, default=100, help='of calibration images')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -38,3 +40,15 @@ def squares(tmp_path: Path) -> Path:
     data = root / 'data.yaml'
     data.write_text('train: images/train\nval: images/val\nnames: {0: square}\n')
     return data
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on a disk of 64 KiB."""
+    folder = tmp_path / 'full'
+    folder.mkdir()
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip('another filesystem cannot be mounted here, which takes root')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)
