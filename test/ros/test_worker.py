@@ -133,3 +133,47 @@ def test_error_of_a_nice_call_reaches_the_caller():
 
     with pytest.raises(KeyError, match='reason'):
         call_nice(1, fail)
+
+
+def test_lane_that_must_wait_lets_others_go_first_and_is_asked_again(worker):
+    may_start = threading.Event()
+    done = []
+    asked = threading.Event()
+    finished = threading.Event()
+
+    def delay_s():
+        asked.set()
+        return 0.0 if may_start.is_set() else 0.001
+
+    first = worker.lane(done.append)
+    gated = worker.lane(lambda item: (done.append(item), finished.set()), delay_s=delay_s)
+    worker.start()
+    gated.offer('request')
+    assert asked.wait(DEADLINE_S)
+    first.offer('image')
+    while first.counts.processed == 0:
+        threading.Event().wait(0.001)
+    assert done == ['image']
+    may_start.set()
+    assert finished.wait(DEADLINE_S)
+    assert done == ['image', 'request']
+
+
+def test_lane_tells_how_long_items_waited_and_which_were_dropped(worker):
+    gate = Gate()
+    waited_ms, dropped = [], []
+    lane = worker.lane(gate, waited=waited_ms.append, dropped=dropped.append)
+    lane.offer('old')
+    lane.offer('first')
+    worker.start()
+    gate.wait_entered()
+    lane.offer('late')
+    gate.open.release(2)
+    gate.wait_entered()
+    worker.stop()
+    assert dropped == ['old']
+    assert len(waited_ms) == 2
+    assert all(0.0 <= wait_ms < 1e4 for wait_ms in waited_ms)
+    lane.offer('never taken')
+    worker.stop()
+    assert dropped == ['old', 'never taken']
