@@ -176,16 +176,22 @@ def call_nice(nice: int, function: Callable[[], T]) -> T:
     result: list[T] = []
     errors: list[BaseException] = []
 
+    finished = threading.Event()
+
     def run() -> None:
         make_nice(nice)
         try:
             result.append(function())
         except BaseException as error:
             errors.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=run, name='load', daemon=True)
-    thread.start()
-    thread.join()
+    # A signal may end the wait. The interpreter must then still wait for this thread before it
+    # ends, or the library aborts the process when it comes back from loading: hence no daemon, and
+    # no join(), after whose interruption Python 3.11 takes the thread for ended.
+    threading.Thread(target=run, name='load').start()
+    finished.wait()
     if errors:
         raise errors[0]
     return result[0]
