@@ -6,13 +6,14 @@ import pytest
 from lifecycle_msgs.msg import State
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from edge_perception import media
 from edge_perception.nodes.detector import DetectorNode
 from edge_perception.ros.lifecycle import StartError
-from edge_perception.ros.messages import stamp_ns
-from edge_perception.ros.qos import LATCHED_QOS
+from edge_perception.ros.messages import make_header, stamp_ns
+from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS
 
 
 @pytest.fixture
@@ -201,3 +202,35 @@ def test_no_detections_while_inactive(graph, images, people):
     images.send(image=people)
     graph.spin_for(0.3)
     assert messages == []
+
+
+def test_adaptive_schedule_detects_on_what_is_asked_for_and_every_nth_while_nobody_asks(
+    graph, images
+):
+    node = graph.add(DetectorNode, schedule='adaptive', detect_every_n=4)
+    messages = graph.collect(Detection2DArray, 'detections')
+    requests = graph.node.create_publisher(Header, 'detect_request', RESULTS_QOS)
+    images.wait_for_subscribers()
+    graph.until(requests.get_subscription_count, 'the detector')
+
+    def send():
+        stamp = images.send()
+        seen = len(images.stamps_ns)
+        graph.until(lambda: node._seen == seen, f'image {seen}')
+        return stamp
+
+    def ask(stamp):
+        requests.publish(make_header(stamp, ''))
+        graph.until(lambda: node._wanted_ns == stamp, 'the request')
+
+    unasked = [send(), send()]
+    graph.until(lambda: len(messages) == 1, 'the first image')
+    ask(unasked[1])
+    graph.until(lambda: len(messages) == 2, 'the image that was asked for')
+    early = unasked[1] + 10**9
+    ask(early)
+    for _ in range(3):
+        send()
+    images.send(stamp_ns=early)
+    graph.until(lambda: len(messages) == 3, 'the image that was asked for before it came')
+    assert [stamp_ns(m.header) for m in messages] == [*unasked, early]

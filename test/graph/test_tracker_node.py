@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from rclpy.parameter import Parameter
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from edge_perception.nodes.tracker import TrackerNode
@@ -126,3 +128,33 @@ def test_diagnostics_count_images_and_tracks(graph, images):
     assert values['dropped'] == '0'
     assert float(values['track_ms.p95']) > 0
     assert float(values['end_to_end_ms.p50']) > 0
+
+
+def test_adaptive_schedule_asks_by_stamp_and_says_why(graph, images):
+    node = graph.add(TrackerNode, schedule='adaptive', max_detect_interval_s=0.5)
+    requests = graph.collect(Header, 'detect_request')
+    graph.collect(Detection2DArray, 'tracks')
+    images.wait_for_subscribers()
+    detections = DetectionPublisher(graph)
+    graph.until(lambda: node._request_publisher.get_subscription_count(), 'the request reader')
+    start = time.time_ns()
+    for i in range(12):
+        stamp = images.send(stamp_ns=start + i * PERIOD_NS)
+        graph.until(lambda i=i: node._frames.counts.processed == i + 1, f'image {i}')
+        if node._schedule.chosen_n and stamp in node._asked_s:
+            detections.send(stamp)
+            graph.until(lambda stamp=stamp: stamp not in node._asked_s, 'the answer')
+    # A still, empty scene: the first image, and then as rarely as is allowed.
+    graph.until(lambda: len(requests) == 3, 'requests')
+    assert [stamp_ns(header) for header in requests] == images.stamps_ns[0:12:5]
+    graph.until(
+        lambda: graph.diagnostics.get('tracker', {}).get('chosen_n') == '5', 'the chosen N'
+    )
+    assert graph.diagnostics['tracker']['chosen_because'] == 'longest interval'
+
+
+def test_limits_of_the_schedule_that_contradict_are_refused(graph):
+    node = graph.add(TrackerNode)
+    result = node.set_parameters([Parameter('min_detect_interval_s', value=5.0)])[0]
+    assert not result.successful
+    assert 'min_interval_s' in result.reason

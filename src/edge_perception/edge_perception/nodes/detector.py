@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from edge_perception.detection.backends import available_backends
@@ -17,7 +19,7 @@ from edge_perception.ros import process
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters, StampWatch
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
-from edge_perception.ros.messages import label_info, make_header, to_message
+from edge_perception.ros.messages import label_info, make_header, stamp_ns, to_message
 from edge_perception.ros.pace import Pace
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.paths import DEFAULT_MODEL, find_model
@@ -54,8 +56,18 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
         choices=('auto', *sorted(available_backends())),
     )
     device: str = parameter('auto', 'auto, cpu, cuda or cuda:N')
+    schedule: str = parameter(
+        'every_n',
+        'detect on every N-th image, or on those that the tracker asks for',
+        choices=('every_n', 'adaptive'),
+        live=True,
+    )
     detect_every_n: int = parameter(
-        5, 'run the detector on every N-th image', minimum=1, maximum=1000, live=True
+        5,
+        'run the detector on every N-th image; with an adaptive schedule while nobody asks',
+        minimum=1,
+        maximum=1000,
+        live=True,
     )
     score_threshold: float = parameter(
         0.1,
@@ -99,6 +111,12 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
         minimum=0,
         maximum=19,
     )
+
+
+# Images that the tracker may still ask for, and how long it may ask for none before the detector
+# goes back to every N-th: a tracker that died must not stop the detections.
+RECENT_FRAMES = 8
+UNASKED_S = 3.0
 
 
 def class_list(text: str) -> list[str]:
@@ -182,18 +200,26 @@ class DetectorNode(ManagedNode):
                 make_header(self.now_ns(), ''),
             )
         )
+        self._recent: OrderedDict[int, Frame] = OrderedDict()
+        self._asked_s = -math.inf
+        self._wanted_ns = 0
         self._input: ImageInput | None = None
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
+            self.until_deactivate(self.links.wanted_stamps_ns.subscribe(self._on_wanted))
         else:
             self._input = ImageInput(
                 self,
                 self.parameters,
-                self._lane.offer,
+                self._on_frame,
                 self.log_error_once_a_second,
                 accept=self._is_due,
             )
             self.until_deactivate(self._input.close)
+            subscription = self.create_subscription(
+                Header, 'detect_request', lambda header: self._on_wanted(stamp_ns(header)), 10
+            )
+            self.until_deactivate(lambda: self.destroy_subscription(subscription))
 
     def parameters_changed(self, updated: DetectorParameters) -> None:
         """Thresholds and classes go to the detector; detect_every_n is read at each image."""
@@ -213,6 +239,7 @@ class DetectorNode(ManagedNode):
         for backend, count in self._inferences.items():
             report.values[f'inferences.{backend}'] = str(count)
         report.values['model'] = p.model_path
+        report.values['schedule'] = p.schedule
         report.values['detect_every_n'] = str(p.detect_every_n)
         if self._detector is None:
             return
@@ -257,10 +284,33 @@ class DetectorNode(ManagedNode):
         since_due = self._seen % every
         self._seen += 1
         self._pace.arrived(every - since_due, every)
-        return since_due == 0
+        # Who is to choose among images needs them all.
+        return since_due == 0 or self.parameters.schedule == 'adaptive'
 
     def _on_shared_frame(self, frame: Frame) -> None:
         if self._is_due(frame.stamp_ns):
+            self._on_frame(frame)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self.parameters.schedule == 'every_n':
+            self._lane.offer(frame)
+            return
+        self._recent[frame.stamp_ns] = frame
+        if len(self._recent) > RECENT_FRAMES:
+            self._recent.popitem(last=False)
+        # A request may come before its image.
+        is_wanted = frame.stamp_ns == self._wanted_ns
+        is_alone = time.monotonic() - self._asked_s > UNASKED_S
+        is_nth = (self._seen - 1) % self.parameters.detect_every_n == 0
+        if is_wanted or (is_alone and is_nth):
+            self._lane.offer(frame)
+
+    def _on_wanted(self, stamp_ns: int) -> None:
+        """The tracker asks for a detection on the image of this stamp."""
+        self._asked_s = time.monotonic()
+        self._wanted_ns = stamp_ns
+        frame = self._recent.pop(stamp_ns, None)
+        if frame is not None and self.parameters.schedule == 'adaptive':
             self._lane.offer(frame)
 
     def _detect(self, frame: Frame) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from edge_perception.ros import process
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters, StampWatch
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links, Stamped
-from edge_perception.ros.messages import ClassNames, message_to_detections, to_message
+from edge_perception.ros.messages import (
+    ClassNames,
+    make_header,
+    message_to_detections,
+    to_message,
+)
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.worker import Worker
-from edge_perception.tracking import create_tracker
+from edge_perception.tracking import AdaptiveParameters, AdaptiveSchedule, create_tracker
 from edge_perception.types import Detections, EdgePerceptionError, Frame, TrackSource
 
 
@@ -39,22 +46,68 @@ class TrackerParameters(ImageInputParameters, NodeParameters):
     use_images: bool = parameter(
         True, 'let boxes follow the picture between detections; false predicts from motion alone'
     )
+    schedule: str = parameter(
+        'every_n',
+        'adaptive asks the detector for an image when boxes grow doubtful or something new moves; '
+        'the detector needs the same setting',
+        choices=('every_n', 'adaptive'),
+        live=True,
+    )
+    max_detect_load: float = parameter(
+        0.7,
+        'part of the time that detections may take, with an adaptive schedule',
+        minimum=0.01,
+        maximum=1.0,
+        live=True,
+    )
+    min_detect_interval_s: float = parameter(
+        0.1,
+        'between two requests at least, with an adaptive schedule',
+        minimum=0.0,
+        maximum=60.0,
+        live=True,
+    )
+    max_detect_interval_s: float = parameter(
+        1.0,
+        'between two requests at most, with an adaptive schedule: a newcomer who stands still '
+        'shows in no other way',
+        minimum=0.01,
+        maximum=60.0,
+        live=True,
+    )
+
+
+# Requests whose answer may still come.
+WAITING_REQUESTS = 8
+
+
+def _adaptive(p: TrackerParameters) -> AdaptiveParameters:
+    return AdaptiveParameters(
+        max_load=p.max_detect_load,
+        min_interval_s=p.min_detect_interval_s,
+        max_interval_s=p.max_detect_interval_s,
+    )
 
 
 class TrackerNode(ManagedNode):
-    """Topics: image_raw, detections -> tracks, for every image."""
+    """Topics: image_raw, detections -> tracks, for every image; detect_request."""
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
+        self._schedule = AdaptiveSchedule()
         super().__init__('tracker', TrackerParameters, links=links, **kwargs)
 
     def configure(self) -> None:
         """Create the tracker."""
         self._tracker = create_tracker(self.parameters.tracker)
+        self._schedule.parameters = _adaptive(self.parameters)
         self._publisher = self.advertise(Detection2DArray, 'tracks', RESULTS_QOS)
+        self._request_publisher = self.advertise(Header, 'detect_request', RESULTS_QOS)
 
     def activate(self) -> None:
         """Start to track."""
         self._tracker.reset()
+        self._schedule.reset()
+        self._asked_s: OrderedDict[int, float] = OrderedDict()
         self._stamps = StampWatch(self)
         self._class_names = ClassNames()
         self._names: Mapping[int, str] = self._class_names.names
@@ -82,9 +135,14 @@ class TrackerNode(ManagedNode):
             )
             self.until_deactivate(lambda: self.destroy_subscription(subscription))
 
+    def parameters_changed(self, updated: TrackerParameters) -> None:
+        """The schedule takes over its limits; whether it is asked is read at each image."""
+        self._schedule.parameters = _adaptive(updated)
+
     def diagnose(self, report: Report) -> None:
         """Tracker in use, counts."""
         report.values['tracker'] = self.parameters.tracker
+        report.values['schedule'] = self.parameters.schedule
         if self.state_label != 'active':
             return
         counts, corrections = self._frames.counts, self._corrections.counts
@@ -96,6 +154,9 @@ class TrackerNode(ManagedNode):
         report.values['detections_received'] = str(corrections.received)
         for source, count in self._track_counts.items():
             report.values[f'tracks_{source.name.lower()}'] = str(count)
+        if self.parameters.schedule == 'adaptive':
+            report.values['chosen_n'] = str(self._schedule.chosen_n)
+            report.values['chosen_because'] = self._schedule.reason
         self._stamps.diagnose(report)
         if self._input:
             self._input.diagnose(report)
@@ -111,6 +172,7 @@ class TrackerNode(ManagedNode):
         started_s = time.perf_counter()
         if self._stamps.jumped_back(frame.stamp_ns):
             self._tracker.reset()
+            self._schedule.reset()
         image = frame.image if self.parameters.use_images else None
         tracks = self._tracker.step(frame.stamp_ns, image)
         tracked_s = time.perf_counter()
@@ -125,9 +187,26 @@ class TrackerNode(ManagedNode):
             self._track_counts[source] = int(np.count_nonzero(tracks.source == source))
         if self.links:
             self.links.tracks.send(result)
+        if self.parameters.schedule == 'adaptive':
+            self._ask(frame)
+
+    def _ask(self, frame: Frame) -> None:
+        """Ask for a detection on this image, if it is worth one."""
+        if not self._schedule.wants(frame.stamp_ns, self._tracker.quality):
+            return
+        self._asked_s[frame.stamp_ns] = time.monotonic()
+        if len(self._asked_s) > WAITING_REQUESTS:
+            self._asked_s.popitem(last=False)
+        if self.links:
+            self.links.wanted_stamps_ns.send(frame.stamp_ns)
+        if self._request_publisher.get_subscription_count():
+            self._request_publisher.publish(make_header(frame.stamp_ns, frame.frame_id))
 
     def _correct(self, result: Stamped[Detections]) -> None:
         started_s = time.perf_counter()
+        asked_s = self._asked_s.pop(result.stamp_ns, None)
+        if asked_s is not None:
+            self._schedule.detection_took(time.monotonic() - asked_s)
         self._names = result.names
         self._tracker.correct(result.stamp_ns, result.value)
         self.latencies.add('correct', (time.perf_counter() - started_s) * 1e3)

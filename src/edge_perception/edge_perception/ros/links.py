@@ -106,3 +106,4 @@ class Links:
     detections: Channel[Stamped[Detections]] = field(default_factory=Channel)
     tracks: Channel[Stamped[Tracks]] = field(default_factory=Channel)
     detect_requests: Channel[DetectRequest] = field(default_factory=Channel)
+    wanted_stamps_ns: Channel[int] = field(default_factory=Channel)
