@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import benchmark
 import numpy as np
@@ -26,6 +27,9 @@ def test_report_of_the_default_model(default_model, tmp_path, capsys):
     assert set(result['stages_ms']) == {'preprocess', 'inference', 'postprocess'}
     assert result['fps'] == pytest.approx(2e3 / latency['p50'])
     assert result['ratio'] == pytest.approx(latency['p50'] / result['bare_run_ms']['p50'])
+    assert 0 < result['cpu_percent'] < 100 * (os.cpu_count() or 1) * 1.5
+    assert report['machine']['rss_mib'] > 50
+    assert (tmp_path / 'out.png').read_bytes().startswith(b'\x89PNG')
     table = capsys.readouterr().out
     assert 'ratio' in table
     assert 'person_416.onnx' in table
@@ -57,7 +61,8 @@ def test_without_a_source_the_image_is_noise_that_repeats():
         (['--json', '/nonexistent-folder/a.json', '--runs', '1'], 'cannot write'),
     ],
 )
-def test_error_is_one_line(default_model, capsys, extra, message):
+def test_error_is_one_line(default_model, capsys, tmp_path, monkeypatch, extra, message):
+    monkeypatch.chdir(tmp_path)
     status = benchmark.main(['--model', str(default_model), '--warm-up', '0', *extra])
     assert status == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -73,3 +78,33 @@ def test_bad_size(text):
 
 def test_size_is_width_by_height():
     assert benchmark.parse_size('1280x720') == (720, 1280)
+
+
+def test_every_backend_is_measured_and_what_cannot_be_is_said(
+    default_model, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    monkeypatch.chdir(tmp_path)
+    status = benchmark.main(
+        ['--model', str(default_model), '--backend', 'onnx', 'openvino', 'pytorch',
+         '--runs', '2', '--warm-up', '1', '--frame-size', '320x240', '--ultralytics']
+    )  # fmt: skip
+    assert status == 0
+    report = json.loads((tmp_path / 'benchmark_results.json').read_text())
+    assert [item['backend'] for item in report['results']] == ['onnx', 'openvino']
+    for result in report['results']:
+        medians = result['ultralytics_ms']['p50'], result['latency_ms']['p50']
+        assert result['times_faster_than_ultralytics'] == pytest.approx(medians[0] / medians[1])
+        assert 'ratio' in result
+    assert 'not a file of backend pytorch' in capsys.readouterr().err
+
+
+def test_energy_is_read_from_the_counters_of_the_kernel(tmp_path):
+    zone = tmp_path / 'intel-rapl:0'
+    zone.mkdir()
+    (zone / 'name').write_text('package-0\n')
+    (zone / 'energy_uj').write_text('2500000\n')
+    (tmp_path / 'intel-rapl:1').mkdir()  # one that may not be read
+    meters = [m for m in benchmark.energy_meters(tmp_path) if not m.name.startswith('gpu')]
+    assert [meter.name for meter in meters] == ['package-0']
+    assert meters[0].joules() == 2.5

@@ -115,6 +115,9 @@ class Detector:
             self._fixed_batch = spec.shape[0]
             self._largest_batch = spec.largest[0] if spec.largest else None
             self.layout = self._probe_layout(layout, metadata)
+            if not self.layout.needs_nms and "'nms': True" in metadata.get('args', ''):
+                # NMS inside the graph is unrolled for so many images; others would have no boxes.
+                self._largest_batch = int(metadata.get('batch', 1))
             takes_raw_values = self.layout.takes_bgr_255 or spec.dtype == np.uint8
             self.preprocess = Preprocessor(
                 self._image_hw,
