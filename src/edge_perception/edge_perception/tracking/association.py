@@ -11,6 +11,8 @@ Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _TINY = 1e-9
+# Up to this size the plain assignment is cheaper than looking for what is already decided.
+_FEW = 30
 
 
 def intersection_over_union(first_xyxy: Boxes, second_xyxy: Boxes) -> Matrix:
@@ -77,9 +79,23 @@ def assign(similarity: Matrix, min_similarity: float) -> tuple[Indices, Indices]
         return empty, empty
     # Every possible pair is worth more than none.
     worth = np.where(possible, similarity - (min_similarity - _TINY), 0.0)
-    rows, columns = linear_sum_assignment(worth, maximize=True)
+    if min(worth.shape) <= _FEW:
+        rows, columns = linear_sum_assignment(worth, maximize=True)
+        kept = possible[rows, columns]
+        return rows[kept], columns[kept]
+    # In a crowd most pairs have no rival. What is left to decide is far smaller: the assignment
+    # costs the cube of it.
+    alone = (possible.sum(1) == 1)[:, None] & (possible.sum(0) == 1) & possible
+    sure_rows, sure_columns = np.nonzero(alone)
+    open_rows = np.flatnonzero(possible.any(1) & ~alone.any(1))
+    open_columns = np.flatnonzero(possible.any(0) & ~alone.any(0))
+    rows, columns = linear_sum_assignment(worth[np.ix_(open_rows, open_columns)], maximize=True)
+    rows, columns = open_rows[rows], open_columns[columns]
     kept = possible[rows, columns]
-    return rows[kept], columns[kept]
+    rows = np.concatenate((sure_rows, rows[kept]))
+    columns = np.concatenate((sure_columns, columns[kept]))
+    order = np.argsort(rows)
+    return rows[order], columns[order]
 
 
 def unmatched(indices: Indices, matched: Indices) -> Indices:

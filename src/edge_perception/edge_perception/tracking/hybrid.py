@@ -58,10 +58,14 @@ class HybridParameters(FilterParameters):
         high_score: detections of the first stage.
         low_score: detections of the second stage; those under it are not used.
         new_track_score: detections that may begin a track.
+        relative_new_score: in relation to the scores of the tracks that are established: what is
+            far below them is likely none of the kind, whatever the detector's scale is.
         min_fused: similarity times score of a pair of the first stage.
         min_similarity_second: similarity of a pair of the second stage.
         widening: of the boxes compared, in standard deviations of the track's position.
         max_widening: in object heights.
+        height_weight: what a difference in height takes off the similarity, a factor e.
+        lost_penalty: what it takes off that a track was missed last time.
         reinitialise_iou: under this IoU with its detection, a track begins anew there.
         coast_s: how long a track is still put out after a frame of detections missed it.
         coast_hidden_s: the same for one that another track's box overlaps.
@@ -71,17 +75,20 @@ class HybridParameters(FilterParameters):
 
     velocity_noise_std: float = 0.3
     position_noise_std: float = 0.15
-    lost_s: float = 2.0
+    lost_s: float = 1.0
     high_score: float = 0.5
     low_score: float = 0.25
     new_track_score: float = 0.6
+    relative_new_score: float = 0.9
     min_fused: float = 0.2
     min_similarity_second: float = 0.5
     widening: float = 1.5
     max_widening: float = 0.6
+    height_weight: float = 0.5
+    lost_penalty: float = 0.1
     reinitialise_iou: float = 0.5
     coast_s: float = 0.0
-    coast_hidden_s: float = 0.3
+    coast_hidden_s: float = 0.0
     flow_size_px: int = 448
     flow_std: float = 0.12
 
@@ -193,9 +200,17 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         if anew.any():
             self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
         table.memory[:, tracks] = 0.0
-        born = left[score[left] >= parameters.new_track_score]
+        born = left[score[left] >= self._new_track_score(table)]
         keep = (table.info[HITS] > 1) | (table.info[MISSES] == 0)
         return (table if keep.all() else table[keep]), born
+
+    def _new_track_score(self, table: TrackTable) -> float:
+        parameters = self._parameters
+        established = table.info[HITS] > 3
+        if not established.any():
+            return parameters.new_track_score
+        usual = parameters.relative_new_score * float(np.median(table.score[established]))
+        return max(parameters.new_track_score, min(usual, parameters.relative_new_score))
 
     def _widened_similarity(
         self, table: TrackTable, observation: Observation
@@ -211,6 +226,10 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         if table.memory[:2].any():
             carried = widened_iou(self._boxes(table), observation.boxes_xyxy, widening)
             np.maximum(similarity, carried, out=similarity)
+        height = table.state[kalman.POSITION, 3]
+        growth = np.abs(np.log(observation.measurement[3] / height[:, None]))
+        similarity -= parameters.height_weight * growth
+        similarity[table.info[MISSES] > 0] -= parameters.lost_penalty
         if parameters.class_aware:
             same = table.info[CLASS_ID][:, None] == observation.class_id
             similarity[~same] = IMPOSSIBLE

@@ -1,0 +1,85 @@
+"""Similarities of boxes and the assignment."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_perception.tracking import association
+
+ONE = [[0.0, 0.0, 10.0, 10.0]]
+
+
+@pytest.mark.parametrize(
+    ('other', 'iou', 'giou', 'diou'),
+    [
+        ([0, 0, 10, 10], 1.0, 1.0, 1.0),  # the same
+        ([5, 0, 15, 10], 1 / 3, 1 / 3, 1 / 3 - 25 / 325),  # half beside
+        ([10, 0, 20, 10], 0.0, 0.0, -100 / 500),  # touching
+        ([20, 0, 30, 10], 0.0, -1 / 3, -400 / 1000),  # apart
+        ([2, 2, 8, 8], 0.36, 0.36, 0.36),  # inside
+        ([5, 5, 5, 5], 0.0, 0.0, 0.0),  # no area
+    ],
+)
+def test_similarities(other, iou, giou, diou):
+    first, second = np.array(ONE), np.array([other], float)
+    assert association.intersection_over_union(first, second)[0, 0] == pytest.approx(iou)
+    assert association.generalized_iou(first, second)[0, 0] == pytest.approx(giou)
+    assert association.distance_iou(first, second)[0, 0] == pytest.approx(diou)
+    assert association.paired_iou(first, second)[0] == pytest.approx(iou)
+    assert association.widened_iou(first, second, np.zeros(1))[0, 0] == pytest.approx(iou)
+
+
+def test_widened_boxes_overlap_where_the_boxes_do_not():
+    first, second = np.array(ONE), np.array([[12.0, 0.0, 22.0, 10.0]])
+    similarity = association.widened_iou(first, second, np.array([5.0]))[0, 0]
+    assert similarity == pytest.approx(8 * 20 / (2 * 400 - 8 * 20))
+
+
+@settings(max_examples=60)
+@given(
+    similarity=st.integers(1, 5).flatmap(
+        lambda n: st.integers(1, 5).flatmap(
+            lambda m: st.lists(st.floats(-1, 1), min_size=n * m, max_size=n * m).map(
+                lambda values: np.array(values).reshape(n, m)
+            )
+        )
+    ),
+    limit=st.floats(-0.5, 0.9),
+)
+def test_no_other_assignment_is_worth_more(similarity, limit):
+    rows, columns = association.assign(similarity, limit)
+    assert len(set(rows)) == len(rows)
+    assert len(set(columns)) == len(columns)
+    assert (similarity[rows, columns] >= limit).all()
+
+    n, m = similarity.shape
+    best = 0.0
+    for size in range(1, min(n, m) + 1):
+        for chosen in itertools.combinations(range(n), size):
+            for others in itertools.permutations(range(m), size):
+                worth = similarity[list(chosen), list(others)] - limit
+                if (worth >= 0).all():
+                    best = max(best, worth.sum())
+    assert (similarity[rows, columns] - limit).sum() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize('density', [0.002, 0.02, 0.2])
+def test_a_crowd_is_assigned_as_well_as_by_the_plain_way(monkeypatch, density):
+    random = np.random.default_rng(1)
+    similarity = np.where(random.random((90, 80)) < density, random.random((90, 80)), 0.0)
+    quick = association.assign(similarity, 0.1)
+    monkeypatch.setattr(association, '_FEW', 1000)
+    plain = association.assign(similarity, 0.1)
+    assert similarity[quick].sum() == pytest.approx(similarity[plain].sum())
+    assert (np.diff(quick[0]) > 0).all()
+
+
+def test_nothing_to_assign():
+    for shape in ((0, 0), (0, 3), (3, 0), (2, 2)):
+        rows, columns = association.assign(np.zeros(shape), 0.5)
+        assert len(rows) == len(columns) == 0
