@@ -17,6 +17,8 @@ ALLOWED_SKIPS = (
     'cv_bridge',  # part of a ROS installation, not on PyPI
     'GPU',
     'another middleware',  # chosen by RMW_IMPLEMENTATION
+    'chromium is not installed',  # a system package, for the live page only
+    'prometheus is not installed',  # likewise, for the monitoring only
     'another filesystem',  # mounting one takes root
 )
 

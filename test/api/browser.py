@@ -102,7 +102,7 @@ class Browser:
     def problems(self) -> list[str]:
         """What the page's console complained about."""
         entries = self._post(f'{self._session}/se/log', {'type': 'browser'})
-        return [entry['message'] for entry in entries if entry['level'] in ('SEVERE', 'WARNING')]
+        return [entry['message'] for entry in entries if entry['level'] == 'SEVERE']
 
     def requested_urls(self) -> list[str]:
         """Everything that the page asked for."""

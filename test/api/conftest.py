@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,7 @@ import pytest
 
 from edge_perception import media
 
+CLIP = Path(__file__).resolve().parent.parent / 'data' / 'pedestrians.mp4'
 OPTIONS = {
     'port': 0,
     'nodes': "''",
@@ -26,6 +31,10 @@ OPTIONS = {
     'max_body_mib': 4.0,
     'max_megapixels': 20.0,
 }
+
+
+# Gateways of the same name must not hear each other.
+_domains = ((os.getpid() + number) % 99 + 1 for number in itertools.count())
 
 
 @dataclass
@@ -63,7 +72,7 @@ def _start(
             stderr=subprocess.STDOUT,
             env={
                 **os.environ,
-                'ROS_DOMAIN_ID': str(os.getpid() % 99 + 1),
+                'ROS_DOMAIN_ID': str(next(_domains)),
                 'PYTHONUNBUFFERED': '1',
                 **(environment or {}),
             },
@@ -77,7 +86,34 @@ def start_gateway() -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope='session')
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningGateway]]:
+def until() -> Callable[..., Any]:
+    """Waits until a condition holds, and returns its value."""
+
+    def wait(condition: Callable[[], Any], what: str, deadline_s: float = 60.0) -> Any:
+        end_s = time.monotonic() + deadline_s
+        pause = threading.Event()
+        while not (value := condition()):
+            if time.monotonic() > end_s:
+                pytest.fail(f'waited {deadline_s:.0f} s for {what}')
+            pause.wait(0.02)
+        return value
+
+    return wait
+
+
+def _url_in(log: Path, process: subprocess.Popen[str], until: Callable[..., Any]) -> str:
+    def url() -> str | None:
+        assert process.poll() is None, log.read_text()
+        found = re.search(r'listening on (http://\S+)', log.read_text())
+        return found[1] if found else None
+
+    return str(until(url, 'the gateway'))
+
+
+@pytest.fixture(scope='session')
+def running(
+    tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any]
+) -> Iterator[Callable[..., RunningGateway]]:
     """Starts gateways; they end with the session."""
     started: list[subprocess.Popen[str]] = []
 
@@ -85,13 +121,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         log = tmp_path_factory.mktemp('gateway') / 'log.txt'
         process = _start(log, **options)
         started.append(process)
-        while not (found := re.search(r'listening on (http://\S+)', log.read_text())):
-            assert process.poll() is None, log.read_text()
-            try:
-                process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
-        return RunningGateway(found[1], process)
+        return RunningGateway(_url_in(log, process, until), process)
 
     yield start
     for process in started:
@@ -115,10 +145,47 @@ def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope='session')
+def pipeline_url(
+    tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any]
+) -> Iterator[str]:
+    """The gateway of a whole pipeline on the demo clip, once it has numbers to show."""
+    log = tmp_path_factory.mktemp('perception') / 'log.txt'
+    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
+    for name, value in {
+        'perception:members': 'source,detector,tracker,visualizer,metrics,gateway',
+        'source:source': json.dumps(str(CLIP)),
+        'source:loop': 'true',
+        'gateway:port': '0',
+    }.items():
+        command += ['-p', f'{name}:={value}']
+    environment = {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(next(_domains)),
+        'PYTHONUNBUFFERED': '1',
+    }
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        url = _url_in(log, process, until)
+        with httpx.Client(base_url=url, trust_env=False, timeout=30.0) as client:
+
+            def has_numbers() -> bool:
+                metrics = client.get('/metrics').json()
+                return metrics['fps'] and metrics['processes'] and metrics['inference_count'] > 2
+
+            until(has_numbers, 'numbers')
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20.0)
+
+
+@pytest.fixture(scope='session')
 def people() -> Any:
     """(576, 768, 3) BGR picture with people."""
-    clip = Path(__file__).resolve().parent.parent / 'data' / 'pedestrians.mp4'
-    with media.open_source(clip) as source:
+    with media.open_source(CLIP) as source:
         return next(source).image
 
 

@@ -232,32 +232,24 @@ def test_what_is_no_http_is_a_4xx_and_the_gateway_lives(gateway, http, parts):
     assert http.get('/health').status_code == 200
 
 
-def test_viewer_that_left_is_noticed_though_no_picture_comes(gateway, http):
+def test_viewer_that_left_is_noticed_though_no_picture_comes(gateway, http, until):
     def viewers():
         return http.get('/metrics').json()['requests']['viewers']
 
     with gateway.client() as client, client.stream('GET', '/stream.mjpg') as response:
         assert response.headers['content-type'].startswith('multipart/x-mixed-replace')
-        wait_until(lambda: viewers() == 1)
-    wait_until(lambda: viewers() == 0)
+        until(lambda: viewers() == 1, 'the viewer')
+    until(lambda: viewers() == 0, 'its end')
 
 
-def test_too_many_viewers_are_refused(running):
+def test_too_many_viewers_are_refused(running, until):
     gateway = running(max_viewers=1)
     with gateway.client() as client, client.stream('GET', '/stream.mjpg'):
         with gateway.client() as other:
-            wait_until(lambda: other.get('/metrics').json()['requests']['viewers'] == 1)
+            until(lambda: other.get('/metrics').json()['requests']['viewers'] == 1, 'it')
             response = other.get('/stream.mjpg')
         assert response.status_code == 503
         assert response.headers['retry-after'] == '1'
-
-
-def wait_until(condition):
-    """Each call of `condition` asks the gateway, which takes time enough."""
-    for _ in range(5000):
-        if condition():
-            return
-    pytest.fail('waited in vain')
 
 
 def test_openapi_describes_every_answer_of_detect(http):
