@@ -178,9 +178,7 @@ def energy_meters(rapl: Path = RAPL) -> list[EnergyMeter]:
         with contextlib.suppress(OSError):
             name = (zone / 'name').read_text().strip()
             counter.read_text()
-            meters.append(
-                EnergyMeter(name, lambda counter=counter: int(counter.read_text()) / 1e6)
-            )
+            meters.append(EnergyMeter(name, partial(_rapl_joules, counter)))
     with contextlib.suppress(Exception):  # no library, no driver, or a GPU without the counter
         import pynvml
 
@@ -396,9 +394,7 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
             *(f'{result["stages_ms"][stage]["p50"]:.2f}' for stage in STAGES),
             f'{result["bare_run_ms"]["p50"]:.1f}' if 'ratio' in result else '-',
             f'{result["ratio"]:.3f}' if 'ratio' in result else '-',
-            f'{result["times_faster_than_ultralytics"]:.2f}'
-            if 'ultralytics_ms' in result
-            else '-',
+            f'{result[faster]:.2f}' if faster in result else '-',
         )
     # A pipe has no width: a table that is cut there would lose its last columns.
     Console(width=None if sys.stdout.isatty() else 170).print(table)
