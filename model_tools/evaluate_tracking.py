@@ -12,6 +12,16 @@ With --detect-every N the detector sees frames 1, N+1, 2N+1 ..., and with --late
 result for frame k reaches the tracker just before frame k+L. What is scored for a frame is what
 the tracker said when that frame was stepped; nothing is corrected afterwards.
 
+    python model_tools/evaluate_tracking.py --video street.mp4 --model yolov8n.onnx --gt gt.txt \
+        --live 10 --detect-every 2
+
+plays the video in real time, 10 frames a second, into the running nodes, and scores for each frame
+what had come before the next was due.
+
+With --sweep every --sweep-n, --sweep-latency and --sweep-trackers are run, accuracy is drawn
+against load (--plot), and a setting is recommended. It works on a video without --gt too: then
+what the first tracker says with a detection on every frame is taken for the truth.
+
 Scores are TrackEval's, in percent, over all sequences together and for each. Detections of a video
 are kept in a cache, so that only the first run of a model on a video is slow.
 """
@@ -21,13 +31,14 @@ from __future__ import annotations
 import argparse
 import configparser
 import hashlib
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,15 +74,17 @@ class TrackingSequence:
         name: as it appears in the scores.
         stamps_ns: of every frame.
         detections: of every frame.
-        gt_path: ground truth in MOTChallenge's format.
+        gt_path: ground truth in MOTChallenge's format; None where there is none yet.
+        detect_ms: what a detection costs; 0 where it was never measured.
         images: opens the pictures anew, (h, w, 3) uint8 BGR each; None where there are none.
     """
 
     name: str
     stamps_ns: Sequence[int]
     detections: Sequence[Detections]
-    gt_path: Path
+    gt_path: Path | None
     images: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
+    detect_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -288,7 +301,7 @@ def open_mot_root(root: Path, names: Sequence[str] | None = None) -> list[Tracki
 
 def open_video(
     uri: str,
-    gt_path: Path,
+    gt_path: Path | None,
     *,
     model: str,
     backend: str = 'auto',
@@ -300,17 +313,17 @@ def open_video(
 
     Args:
         uri: anything that `open_source` reads and that ends.
-        gt_path: ground truth in MOTChallenge's format.
+        gt_path: ground truth in MOTChallenge's format; None where there is none yet.
         model: model file of the detector.
         backend: of the detector.
         image_size: of the detector; None is the model's own.
         classes: to track; MOTChallenge knows persons only.
         cache: folder of the detections; None is the user's cache folder.
     """
-    if not gt_path.is_file():
+    if gt_path is not None and not gt_path.is_file():
         raise EvaluationError(f'{gt_path} is missing')
     settings = {
-        'version': 1,
+        'version': 2,
         'source': _fingerprint(uri),
         'model': _fingerprint(model),
         'backend': backend,
@@ -321,16 +334,16 @@ def open_video(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     path = (cache or _user_cache()) / f'{Path(uri).stem}-{key}.npz'
     if not path.is_file():
-        stamps_ns, detections = _detect_all(uri, model, backend, image_size, classes)
-        _save_detections(path, stamps_ns, detections)
-    stamps_ns, detections = _load_detections(path)
+        _save_detections(path, *_detect_all(uri, model, backend, image_size, classes))
+    stamps_ns, detections, detect_ms = _load_detections(path)
 
     def images() -> Iterator[NDArray[np.uint8]]:
         with open_source(uri) as source:
             for frame in source:
                 yield frame.image
 
-    return TrackingSequence(Path(uri).stem, stamps_ns, detections, gt_path, images)
+    name = Path(uri).stem
+    return TrackingSequence(name, stamps_ns, detections, gt_path, images, detect_ms)
 
 
 def _detect_all(
@@ -339,8 +352,8 @@ def _detect_all(
     backend: str,
     image_size: int | None,
     classes: Sequence[str] | None,
-) -> tuple[list[int], list[Detections]]:
-    stamps_ns, detections = [], []
+) -> tuple[list[int], list[Detections], float]:
+    stamps_ns, detections, durations_ms = [], [], []
     with (
         Detector(
             backend,
@@ -354,7 +367,10 @@ def _detect_all(
         for frame in _progress(source, 'detecting', source.frame_count):
             stamps_ns.append(frame.stamp_ns)
             detections.append(detector(frame))
-    return stamps_ns, detections
+            durations_ms.append(sum(detector.timings.values()))
+    if not stamps_ns:
+        raise EvaluationError(f'{uri} has no frames')
+    return stamps_ns, detections, float(np.median(durations_ms))
 
 
 def _progress(items: Iterable[Item], label: str, total: int | None) -> Iterable[Item]:
@@ -384,7 +400,7 @@ def _user_cache() -> Path:
 
 
 def _save_detections(
-    path: Path, stamps_ns: Sequence[int], detections: Sequence[Detections]
+    path: Path, stamps_ns: Sequence[int], detections: Sequence[Detections], detect_ms: float
 ) -> None:
     """Write beside and rename, so that a broken run leaves nothing that looks whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -399,21 +415,22 @@ def _save_detections(
                 xyxy=every.xyxy,
                 score=every.score,
                 class_id=every.class_id,
+                detect_ms=detect_ms,
             )
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _load_detections(path: Path) -> tuple[list[int], list[Detections]]:
+def _load_detections(path: Path) -> tuple[list[int], list[Detections], float]:
     with np.load(path) as data:
         every = Detections(data['xyxy'], data['score'], data['class_id'])
         ends = np.cumsum(data['counts'])
         starts = ends - data['counts']
         stamps_ns = data['stamps_ns'].tolist()
-    return stamps_ns, [
-        every[int(start) : int(end)] for start, end in zip(starts, ends, strict=True)
-    ]
+        detect_ms = float(data['detect_ms'])
+    detections = [every[int(start) : int(end)] for start, end in zip(starts, ends, strict=True)]
+    return stamps_ns, detections, detect_ms
 
 
 def evaluate(
@@ -439,12 +456,192 @@ def evaluate(
         )
         for sequence in _progress(sequences, 'tracking', len(sequences))
     }
-    report = score({s.name: (s.gt_path, runs[s.name].tracks) for s in sequences})
+    report = score(
+        {s.name: (s.gt_path, runs[s.name].tracks) for s in sequences if s.gt_path is not None}
+    )
     every_us = np.concatenate([run.step_us for run in runs.values()])
     report['us_per_step'] = round(float(every_us.mean()), 1)
     for name, run in runs.items():
         report['sequences'][name]['us_per_step'] = round(float(run.step_us.mean()), 1)
     return report
+
+
+def evaluate_live(
+    video: str,
+    gt_path: Path,
+    *,
+    rate_hz: float,
+    detect_every: int,
+    parameters: Sequence[str],
+    domain_id: int | None = None,
+) -> dict[str, Any]:
+    """Play a video in real time into the running graph and score what it says in time.
+
+    Streaming: a frame is scored with the newest tracks message that had come before the next
+    frame was due, whichever frame that message is of.
+
+    Args:
+        video: what to play, at `rate_hz`, whatever its own rate.
+        gt_path: ground truth in MOTChallenge's format.
+        rate_hz: frames a second.
+        detect_every: the detector takes every n-th frame.
+        parameters: `NODE:NAME:=VALUE` for the nodes.
+        domain_id: ROS domain.
+
+    Returns:
+        What `score` returns, with `frames`, `answered` (frames with a tracks message of their
+        own) and `answered_in_time` (before the next frame was due), and the latency from the
+        stamp of a frame to the arrival of its message.
+    """
+    # Imported here: only this needs ROS 2.
+    from live_graph import run_live
+
+    from edge_perception.ros.messages import ClassNames, message_to_tracks
+
+    run = run_live(
+        video,
+        rate_hz=rate_hz,
+        parameters=[f'detector:detect_every_n:={detect_every}', *parameters],
+        domain_id=domain_id,
+    )
+    names = ClassNames()
+    arrivals = [
+        (arrived_ns, message_to_tracks(message, names)) for arrived_ns, message in run.tracks
+    ]
+    stamps_ns = run.stamps_ns
+    due_ns = [*stamps_ns[1:], stamps_ns[-1] + round(1e9 / rate_hz)]
+    position, newest = 0, None
+    tracks: list[Tracks] = []
+    for due in due_ns:
+        while position < len(arrivals) and arrivals[position][0] < due:
+            newest = arrivals[position][1]
+            position += 1
+        is_of_video = newest is not None and newest.stamp_ns >= stamps_ns[0]
+        tracks.append(newest.value if newest is not None and is_of_video else Tracks.empty())
+    arrived_ns_of = {stamped.stamp_ns: arrived_ns for arrived_ns, stamped in arrivals}
+    latency_ms = [
+        (arrived_ns_of[stamp] - stamp) / 1e6 for stamp in stamps_ns if stamp in arrived_ns_of
+    ]
+    name = Path(video).stem
+    report = score({name: (gt_path, tracks)})
+    us_per_step = 1e3 * float(run.diagnostics['tracker'].get('track_ms.avg', 'nan'))
+    report['sequences'][name]['us_per_step'] = us_per_step
+    return {
+        **report,
+        'frames': len(stamps_ns),
+        'answered': len(latency_ms),
+        'answered_in_time': sum(
+            arrived_ns_of.get(stamp, due) < due
+            for stamp, due in zip(stamps_ns, due_ns, strict=True)
+        ),
+        'latency_p50_ms': float(np.percentile(latency_ms, 50)) if latency_ms else None,
+        'latency_p95_ms': float(np.percentile(latency_ms, 95)) if latency_ms else None,
+        'us_per_step': us_per_step,
+        'diagnostics': run.diagnostics,
+    }
+
+
+def sweep(
+    sequences: Sequence[TrackingSequence],
+    *,
+    trackers: Sequence[str],
+    detect_every: Sequence[int],
+    latency_frames: Sequence[int],
+    use_images: bool = True,
+) -> list[dict[str, Any]]:
+    """Score every combination.
+
+    Returns:
+        What `evaluate` returns of each, without `sequences`, and with `tracker`, `detect_every`,
+        `latency_frames` and `load_percent`: the time that detections and steps take, in percent
+        of the time that passes.
+    """
+    combinations = list(itertools.product(trackers, latency_frames, detect_every))
+    rows = []
+    for tracker, latency, every_n in _progress(combinations, 'sweeping', len(combinations)):
+        report = evaluate(
+            sequences,
+            lambda name=tracker: create_tracker(name),  # type: ignore[misc]
+            detect_every=every_n,
+            latency_frames=latency,
+            use_images=use_images,
+        )
+        del report['sequences']
+        busy_ms = sum(
+            len(s.stamps_ns) * (s.detect_ms / every_n + report['us_per_step'] / 1e3)
+            for s in sequences
+        )
+        passed_ms = sum((s.stamps_ns[-1] - s.stamps_ns[0]) / 1e6 for s in sequences)
+        rows.append(
+            {
+                'tracker': tracker,
+                'detect_every': every_n,
+                'latency_frames': latency,
+                **report,
+                'load_percent': round(100 * busy_ms / max(passed_ms, 1e-9), 1),
+            }
+        )
+    return rows
+
+
+def with_reference(
+    sequence: TrackingSequence, tracker: str, folder: Path, *, use_images: bool = True
+) -> TrackingSequence:
+    """A sequence without ground truth, with a tracker's word on every frame for it."""
+    path = folder / f'{sequence.name}.txt'
+    write_mot(path, track(sequence, create_tracker(tracker), use_images=use_images).tracks)
+    rows = _read_rows(path) if path.stat().st_size else np.empty((0, 10))
+    rows[:, 6] = 1.0
+    np.savetxt(path, rows, fmt='%g', delimiter=',')
+    return replace(sequence, gt_path=path)
+
+
+def recommend(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What to set, in words: for each latency the least load that keeps 95 % of the best HOTA."""
+    lines = []
+    for latency in sorted({row['latency_frames'] for row in rows}):
+        same = [row for row in rows if row['latency_frames'] == latency]
+        best = max(same, key=lambda row: row['HOTA'])
+        good = [row for row in same if row['HOTA'] >= 0.95 * best['HOTA']]
+        chosen = min(good, key=lambda row: (row['load_percent'], -row['HOTA']))
+        lines.append(
+            f'Detections {latency} frames late: tracker {chosen["tracker"]}, detect_every_n '
+            f'{chosen["detect_every"]}: HOTA {chosen["HOTA"]:.1f} at {chosen["load_percent"]:.0f} '
+            f'% load (best is {best["HOTA"]:.1f} with {best["tracker"]}, N = '
+            f'{best["detect_every"]}, at {best["load_percent"]:.0f} %).'
+        )
+    return '\n'.join(lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw HOTA against load, a line a tracker and latency, N beside each point."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for tracker, latency in sorted({(row['tracker'], row['latency_frames']) for row in rows}):
+        line = [
+            row for row in rows if (row['tracker'], row['latency_frames']) == (tracker, latency)
+        ]
+        loads = [row['load_percent'] for row in line]
+        scores = [row['HOTA'] for row in line]
+        axes.plot(loads, scores, marker='o', label=f'{tracker}, {latency} frames late')
+        for row, load, hota in zip(line, loads, scores, strict=True):
+            axes.annotate(f'N={row["detect_every"]}', (load, hota), fontsize=7)
+    axes.set_xlabel('load: time of detections and steps / time, %')
+    axes.set_ylabel('HOTA, %')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        figure.savefig(beside, dpi=120)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+        pyplot.close(figure)
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
@@ -458,6 +655,12 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The sweep for people: a line a combination."""
+    columns = ('tracker', 'detect_every', 'latency_frames', 'HOTA', 'IDF1', 'IDSW', 'load_percent')
+    return _aligned([columns, *([_cell(row[column]) for column in columns] for row in rows)])
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The scores for people: a line a sequence, the last one for all."""
     columns = ('HOTA', 'DetA', 'AssA', 'MOTA', 'IDF1', 'IDSW', 'FP', 'FN', 'us_per_step')
@@ -465,13 +668,16 @@ def table(report: Mapping[str, Any]) -> str:
     rows = dict(report['sequences'])
     if len(rows) != 1:
         rows['together'] = report
-    for name, row in rows.items():
-        lines.append(
-            (
-                name,
-                *(f'{row[c]:.1f}' if isinstance(row[c], float) else str(row[c]) for c in columns),
-            )
-        )
+    lines += [(name, *(_cell(row[column]) for column in columns)) for name, row in rows.items()]
+    return _aligned(lines)
+
+
+def _cell(value: Any) -> str:
+    return f'{value:.1f}' if isinstance(value, float) else str(value)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first flush left, the others flush right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return '\n'.join(
         '  '.join(
@@ -496,6 +702,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'must be at least 1, is {value}')
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value <= 1000.0:
+        raise argparse.ArgumentTypeError('must be above 0, in frames a second')
     return value
 
 
@@ -537,10 +750,42 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         '--no-images', action='store_true', help='do not let the tracker see the pictures'
     )
+    parser.add_argument(
+        '--live',
+        type=_rate,
+        metavar='FPS',
+        help='play the video in real time into the running graph and score what it says in time',
+    )
+    parser.add_argument(
+        '--parameter',
+        action='append',
+        default=[],
+        metavar='NODE:NAME:=VALUE',
+        help='a ROS parameter of the graph of --live; may be given several times',
+    )
     parser.add_argument('--json', type=Path, metavar='OUT', help='write the scores here')
+    parser.add_argument('--sweep', action='store_true', help='run many settings and recommend one')
+    parser.add_argument('--sweep-n', nargs='+', type=_positive, default=[1, 2, 5, 10], metavar='N')
+    parser.add_argument(
+        '--sweep-latency', nargs='+', type=_not_negative, default=[0, 3], metavar='L'
+    )
+    parser.add_argument(
+        '--sweep-trackers',
+        nargs='+',
+        choices=tuple(TRACKERS),
+        default=['hybrid', 'bytetrack'],
+        metavar='TRACKER',
+    )
+    parser.add_argument('--plot', type=Path, metavar='PNG', help='where to draw the sweep')
     options = parser.parse_args(arguments)
-    if options.video and not (options.model and options.gt):
-        parser.error('--video needs --model and --gt')
+    if options.video and not options.model:
+        parser.error('--video needs --model')
+    if options.video and not options.gt and not options.sweep:
+        parser.error('--video needs --gt, or --sweep, which can do without')
+    if options.live and not options.video:
+        parser.error('--live needs --video')
+    if options.live and (options.set or options.latency_frames):
+        parser.error('--live takes --parameter, and the latency that there is')
     return options
 
 
@@ -548,6 +793,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is returned."""
     options = parse_arguments(arguments)
     try:
+        if options.live:
+            return _main_live(options)
         if options.video:
             sequences = [
                 open_video(
@@ -562,6 +809,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ]
         else:
             sequences = open_mot_root(options.mot_root, options.sequences)
+        if options.sweep:
+            return _main_sweep(options, sequences)
         report = evaluate(
             sequences,
             lambda: create_tracker(options.tracker, **dict(options.set)),
@@ -582,6 +831,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_json(options.json, report)
     print(table(report))
+    return 0
+
+
+def _main_live(options: argparse.Namespace) -> int:
+    parameters = [f'detector:model_path:={options.model}', f'tracker:tracker:={options.tracker}']
+    if options.classes:
+        parameters.append(f'detector:classes:={",".join(options.classes)}')
+    if options.backend != 'auto':
+        parameters.append(f'detector:backend:={options.backend}')
+    if options.imgsz:
+        parameters.append(f'detector:image_size:={options.imgsz}')
+    if options.no_images:
+        parameters.append('tracker:use_images:=false')
+    report = evaluate_live(
+        options.video,
+        options.gt,
+        rate_hz=options.live,
+        detect_every=options.detect_every,
+        parameters=[*parameters, *options.parameter],
+    )
+    report['settings'] = {
+        'live_fps': options.live,
+        'detect_every': options.detect_every,
+        'parameters': [*parameters, *options.parameter],
+    }
+    if options.json:
+        write_json(options.json, report)
+    print(table(report))
+    print(
+        f'{report["answered_in_time"]} of {report["frames"]} frames answered before the next was '
+        f'due; latency p50 {report["latency_p50_ms"] or 0:.1f} ms, '
+        f'p95 {report["latency_p95_ms"] or 0:.1f} ms'
+    )
+    return 0
+
+
+def _main_sweep(options: argparse.Namespace, sequences: Sequence[TrackingSequence]) -> int:
+    use_images = not options.no_images
+    with tempfile.TemporaryDirectory() as folder:
+        with_truth = [
+            sequence
+            if sequence.gt_path
+            else with_reference(
+                sequence, options.sweep_trackers[0], Path(folder), use_images=use_images
+            )
+            for sequence in sequences
+        ]
+        rows = sweep(
+            with_truth,
+            trackers=options.sweep_trackers,
+            detect_every=options.sweep_n,
+            latency_frames=options.sweep_latency,
+            use_images=use_images,
+        )
+    recommendation = recommend(rows)
+    if options.json:
+        write_json(options.json, {'rows': rows, 'recommendation': recommendation.splitlines()})
+    if options.plot:
+        plot(rows, options.plot)
+    print(f'{sweep_table(rows)}\n\n{recommendation}')
     return 0
 
 
