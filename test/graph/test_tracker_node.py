@@ -158,3 +158,28 @@ def test_limits_of_the_schedule_that_contradict_are_refused(graph):
     result = node.set_parameters([Parameter('min_detect_interval_s', value=5.0)])[0]
     assert not result.successful
     assert 'min_interval_s' in result.reason
+
+
+@pytest.mark.parametrize(
+    ('settings', 'reason'),
+    [
+        ('coast_s', "'coast_s' is not NAME=NUMBER"),
+        ('coast_s=soon', "'coast_s=soon' is not NAME=NUMBER"),
+        ('colour=1', 'has no colour'),
+        ('lost_s=-1', 'lost_s must be'),
+    ],
+)
+def test_settings_of_the_tracker_that_do_not_fit_are_refused(graph, settings, reason):
+    node = graph.add(TrackerNode)
+    result = node.set_parameters([Parameter('tracker_settings', value=settings)])[0]
+    assert not result.successful
+    assert reason in result.reason
+
+
+def test_settings_of_the_tracker_change_live(graph):
+    node = graph.add(TrackerNode, tracker_settings='lost_s=1.5')
+    assert node._tracker.parameters.lost_s == 1.5
+    change = Parameter('tracker_settings', value='lost_s=3.0, class_aware=False')
+    assert node.set_parameters([change])[0].successful
+    assert node._tracker.parameters.lost_s == 3.0
+    assert not node._tracker.parameters.class_aware

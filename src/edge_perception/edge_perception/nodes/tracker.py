@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -25,7 +26,13 @@ from edge_perception.ros.messages import (
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.worker import Worker
-from edge_perception.tracking import AdaptiveParameters, AdaptiveSchedule, create_tracker
+from edge_perception.tracking import (
+    AdaptiveParameters,
+    AdaptiveSchedule,
+    Tracker,
+    TrackingError,
+    create_tracker,
+)
 from edge_perception.types import Detections, EdgePerceptionError, Frame, TrackSource
 
 
@@ -42,6 +49,11 @@ class TrackerParameters(ImageInputParameters, NodeParameters):
         'hybrid',
         'the algorithm',
         choices=('hybrid', 'iou', 'sort', 'bytetrack', 'ocsort'),
+    )
+    tracker_settings: str = parameter(
+        '',
+        "changes to the defaults of the algorithm, such as 'coast_s=0.5, lost_s=3.0'",
+        live=True,
     )
     use_images: bool = parameter(
         True, 'let boxes follow the picture between detections; false predicts from motion alone'
@@ -89,16 +101,41 @@ def _adaptive(p: TrackerParameters) -> AdaptiveParameters:
     )
 
 
+def _make_tracker(p: TrackerParameters) -> Tracker[Any]:
+    return create_tracker(p.tracker, **_settings(p.tracker_settings))
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """The pairs of `tracker_settings`.
+
+    Raises:
+        TrackingError: it is no list of NAME=VALUE.
+    """
+    pairs = {}
+    for part in filter(None, (part.strip() for part in text.split(','))):
+        name, separator, value = part.partition('=')
+        try:
+            pairs[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError) as error:
+            raise TrackingError(
+                f'tracker_settings: {part!r} is not NAME=NUMBER or NAME=True'
+            ) from error
+        if not separator:
+            raise TrackingError(f'tracker_settings: {part!r} has no =')
+    return pairs
+
+
 class TrackerNode(ManagedNode):
     """Topics: image_raw, detections -> tracks, for every image; detect_request."""
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
+        self._tracker = create_tracker()
         self._schedule = AdaptiveSchedule()
         super().__init__('tracker', TrackerParameters, links=links, **kwargs)
 
     def configure(self) -> None:
         """Create the tracker."""
-        self._tracker = create_tracker(self.parameters.tracker)
+        self._tracker = _make_tracker(self.parameters)
         self._schedule.parameters = _adaptive(self.parameters)
         self._publisher = self.advertise(Detection2DArray, 'tracks', RESULTS_QOS)
         self._request_publisher = self.advertise(Header, 'detect_request', RESULTS_QOS)
@@ -136,7 +173,10 @@ class TrackerNode(ManagedNode):
             self.until_deactivate(lambda: self.destroy_subscription(subscription))
 
     def parameters_changed(self, updated: TrackerParameters) -> None:
-        """The schedule takes over its limits; whether it is asked is read at each image."""
+        """Tracker and schedule take over their settings."""
+        tracker = _make_tracker(updated)
+        if type(tracker) is type(self._tracker):
+            self._tracker.parameters = tracker.parameters
         self._schedule.parameters = _adaptive(updated)
 
     def diagnose(self, report: Report) -> None:
