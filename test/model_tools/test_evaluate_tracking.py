@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import evaluate_tracking as tool
 import numpy as np
@@ -151,6 +152,46 @@ def write_clip(source, target, *, frames):
             writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*'MJPG'), 10, size)
         writer.write(image)
     writer.release()
+
+
+def test_a_sweep_recommends_the_least_load_that_is_nearly_as_good(tmp_path, capsys):
+    write_sequence(tmp_path / 'mot', 'street', frames=40)
+    out, picture = tmp_path / 'sweep.json', tmp_path / 'sweep.png'
+    arguments = ['--mot-root', str(tmp_path / 'mot'), '--sweep', '--sweep-n', '1', '4']
+    arguments += ['--sweep-latency', '0', '--json', str(out), '--plot', str(picture)]
+    assert tool.main([*arguments, '--sweep-trackers', 'hybrid', 'iou']) == 0
+    rows = json.loads(out.read_text())['rows']
+    assert [(row['tracker'], row['detect_every']) for row in rows] == [
+        ('hybrid', 1),
+        ('hybrid', 4),
+        ('iou', 1),
+        ('iou', 4),
+    ]
+    assert 'detect_every_n' in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_recommendation_is_in_words():
+    def row(every_n, hota, load):
+        return {
+            'tracker': 'hybrid',
+            'detect_every': every_n,
+            'latency_frames': 3,
+            'HOTA': hota,
+            'load_percent': load,
+        }
+
+    assert tool.recommend([row(1, 60.0, 90.0), row(5, 58.0, 20.0), row(10, 50.0, 11.0)]) == (
+        'Detections 3 frames late: tracker hybrid, detect_every_n 5: HOTA 58.0 at 20 % load '
+        '(best is 60.0 with hybrid, N = 1, at 90 %).'
+    )
+
+
+def test_a_sequence_without_ground_truth_is_scored_against_its_best_run(tmp_path):
+    sequence = tool.open_mot_sequence(write_sequence(tmp_path, 'street'))
+    reference = tool.with_reference(replace(sequence, gt_path=None), 'hybrid', tmp_path)
+    report = tool.evaluate([reference], lambda: create_tracker('hybrid'))
+    assert report['HOTA'] == pytest.approx(100.0, abs=0.1)
 
 
 def test_scores_of_another_range_become_probabilities(tmp_path):

@@ -35,6 +35,7 @@ from edge_perception.tracking.base import (
     FIRST_MISS_NS,
     HITS,
     IMPOSSIBLE,
+    LAST_NS,
     MISSES,
     Observation,
     TrackingQuality,
@@ -55,6 +56,8 @@ class HybridParameters(FilterParameters):
     """Parameters of the hybrid tracker.
 
     Attributes:
+        lost_s: how long a track is remembered after a frame of detections missed it first.
+        unseen_s: how long it is remembered while no frame is detected on at all.
         high_score: detections of the first stage.
         low_score: detections of the second stage; those under it are not used.
         new_track_score: detections that may begin a track.
@@ -76,6 +79,7 @@ class HybridParameters(FilterParameters):
     velocity_noise_std: float = 0.3
     position_noise_std: float = 0.15
     lost_s: float = 1.0
+    unseen_s: float = 2.0
     high_score: float = 0.5
     low_score: float = 0.25
     new_track_score: float = 0.6
@@ -141,6 +145,14 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         if interval_s > _MAX_IMAGE_INTERVAL_S:
             return None
         return PictureMotion(before[1], grey, scale=scale, interval_s=interval_s)
+
+    def _drop_stale(self, table: TrackTable, stamp_ns: int) -> TrackTable:
+        parameters, info = self._parameters, table.info
+        missed = info[MISSES] > 0
+        since_ns = stamp_ns - np.where(missed, info[FIRST_MISS_NS], info[LAST_NS])
+        limit_s = np.where(missed, parameters.lost_s, parameters.unseen_s)
+        fresh = since_ns <= limit_s * 1e9
+        return table if fresh.all() else table[fresh]
 
     def _predict(self, table: TrackTable, dt_s: float, motion: PictureMotion | None) -> TrackTable:
         predicted = super()._predict(table, dt_s, motion)
