@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import export_onnx
+import numpy as np
 import onnx
 import pytest
 
@@ -124,3 +125,69 @@ def test_command_line_reports_size_and_parity(checkpoint, tmp_path, capsys, monk
     assert status == 0
     assert 'over 3 input shapes it differs' in capsys.readouterr().out
     assert out.is_file()
+
+
+@pytest.fixture
+def three_at_once(monkeypatch):
+    """Unrolled for few images, the graph is exported in seconds."""
+    monkeypatch.setattr(export_onnx, 'END2END_BATCH', 3)
+
+
+@pytest.mark.parametrize(('uint8_input', 'end2end'), [(True, False), (True, True)])
+def test_other_inputs_and_outputs_find_the_same(
+    checkpoint, tmp_path, three_at_once, uint8_input, end2end
+):
+    path = tmp_path / 'other.onnx'
+    parity = export_onnx.export_onnx(
+        checkpoint, path, image_size=96, shapes=SHAPES, uint8_input=uint8_input, end2end=end2end
+    )
+    assert parity.box_px <= export_onnx.BOX_TOLERANCE_PX
+    frames = np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3), np.uint8)
+    settings = {'score_threshold': 0.001, 'iou_threshold': export_onnx.END2END_IOU}
+    with Detector(model_path=checkpoint, image_size=96, device='cpu', **settings) as detector:
+        expected = detector(list(frames))
+    for backend in ('onnx', 'openvino'):
+        with Detector(backend, model_path=path, **settings) as detector:
+            assert detector.layout.value == ('end2end' if end2end else 'v8')
+            assert detector.backend.input_spec.channels_last == uint8_input
+            found = detector(list(frames))
+        for before, after in zip(expected, found, strict=True):
+            assert abs(len(before) - len(after)) <= 1
+            for box in before.xyxy[:3]:
+                assert np.abs(after.xyxy - box).max(axis=1).min() < 0.05
+
+
+def test_more_images_than_the_graph_has_room_for_are_split(checkpoint, tmp_path, three_at_once):
+    path = tmp_path / 'end2end.onnx'
+    export_onnx.export_onnx(checkpoint, path, image_size=64, shapes=SHAPES[:1], end2end=True)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    with Detector('onnx', model_path=path, score_threshold=0.001) as detector:
+        counts = [len(item) for item in detector([frames[0]] * (export_onnx.END2END_BATCH + 2))]
+    assert min(counts) == max(counts) > 0
+
+
+def test_half_needs_labels_and_is_judged_by_them(
+    checkpoint, squares, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(export_onnx, 'PARITY_SHAPES', SHAPES)
+    out = tmp_path / 'half.onnx'
+    arguments = ['--model', str(checkpoint), '--out', str(out), '--imgsz', '64', '--half']
+    with pytest.raises(SystemExit):
+        export_onnx.main(arguments)
+    assert 'needs labels' in capsys.readouterr().err
+    squares.write_text(squares.read_text().replace('square', "'0'"))
+    assert export_onnx.main([*arguments, '--data', str(squares)]) == 0
+    assert 'FP16: mAP50-95' in capsys.readouterr().out
+    kinds = {item.data_type for item in onnx.load(out).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    refused = [*arguments, '--data', str(squares), '--max-map-drop', '-1']
+    refused[3] = str(tmp_path / 'refused.onnx')
+    assert export_onnx.main(refused) == 1
+    assert 'fp16 loses 0.00 points' in capsys.readouterr().err
+    assert not (tmp_path / 'refused.onnx').exists()
+
+
+def test_full_disk_leaves_nothing(checkpoint, full_disk):
+    with pytest.raises(export_onnx.ExportError, match='No space left'):
+        export_onnx.export_onnx(checkpoint, full_disk / 'a.onnx', image_size=64, shapes=SHAPES[:1])
+    assert list(full_disk.iterdir()) == []

@@ -4,6 +4,7 @@ import csv
 import os
 from pathlib import Path
 
+import augmentations
 import pytest
 import train
 import yaml
@@ -39,6 +40,8 @@ def test_one_epoch_leaves_a_run_and_weights_that_detect(squares, tmp_path):
     assert settings['nbs'] == 2  # every batch is a step
     assert latest.read_bytes() == (folder / 'weights' / 'best.pt').read_bytes()
     assert os.listdir(latest.parent) == ['latest.pt']
+    with (folder / 'per_class.csv').open() as file:
+        assert [row['Class'] for row in csv.DictReader(file)] in (['square'], [])
     with Detector(model_path=latest, device='cpu') as detector:
         assert detector.names == {0: 'square'}
         assert detector.image_hw == (64, 64)
@@ -103,3 +106,104 @@ def test_copy_replaces_the_whole_file_or_nothing(tmp_path):
         train.copy_atomically(tmp_path / 'absent', target)
     assert target.read_text() == 'new'
     assert sorted(os.listdir(tmp_path)) == ['a', 'b']
+
+
+def loader_transforms(trainer):
+    """What the training loader applies, flat, by class name."""
+    found = {}
+    waiting = [trainer.train_loader.dataset.transforms]
+    while waiting:
+        item = waiting.pop()
+        if hasattr(item, 'transforms') and not callable(item.transforms):
+            waiting += list(item.transforms)
+        else:
+            # There are two flips.
+            found[getattr(item, 'direction', type(item).__name__)] = item
+        pre = getattr(item, 'pre_transform', None)
+        if pre is not None:
+            waiting.append(pre)
+    return found
+
+
+def test_the_loader_applies_the_strategy(squares, tmp_path, monkeypatch):
+    """Changed values, so that Ultralytics' own defaults cannot pass for ours."""
+    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    strategy = {'mosaic': 0.9, 'fliplr': 0.4, 'hsv_h': 0.02, 'hsv_s': 0.6, 'hsv_v': 0.3}
+    monkeypatch.setattr(
+        augmentations, 'GEOMETRY_AND_COLOUR', {**augmentations.GEOMETRY_AND_COLOUR, **strategy}
+    )
+    monkeypatch.setattr(augmentations, 'MULTI_SCALE', 0.3)
+    seen = {}
+
+    def look(trainer):
+        seen.update(loader_transforms(trainer))
+        seen['args'] = trainer.args
+
+    real = ultralytics.YOLO
+
+    def with_a_look(*args, **options):
+        network = real(*args, **options)
+        network.add_callback('on_train_epoch_start', look)
+        return network
+
+    monkeypatch.setattr(ultralytics, 'YOLO', with_a_look)
+    train.train(
+        str(YOLOV8P), squares, name='test', epochs=1, image_size=64, batch=4, device='cpu',
+        multi_scale=True, runs=tmp_path / 'runs', latest=tmp_path / 'latest.pt', plots=False,
+        workers=0,
+    )  # fmt: skip
+    assert seen['Mosaic'].p == 0.9
+    assert seen['RandomHSV'].hgain == 0.02
+    assert (seen['RandomHSV'].sgain, seen['RandomHSV'].vgain) == (0.6, 0.3)
+    assert seen['args'].multi_scale == 0.3
+    assert (seen['horizontal'].p, seen['vertical'].p) == (0.4, 0.0)
+    pixel = seen['Albumentations'].transform.transforms
+    assert [type(item).__name__ for item in pixel] == ['Blur', 'MedianBlur', 'ToGray', 'CLAHE']
+    assert {item.p for item in pixel} == {0.01}
+
+
+def test_short_runs_end_without_mosaic():
+    assert augmentations.settings(epochs=100, multi_scale=False)['close_mosaic'] == 10
+    assert augmentations.settings(epochs=10, multi_scale=False)['close_mosaic'] == 2
+    assert augmentations.settings(epochs=10, multi_scale=False)['multi_scale'] == 0
+
+
+def test_interrupted_run_goes_on(squares, tmp_path, monkeypatch):
+    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    real = ultralytics.YOLO
+
+    def interrupting(*args, **options):
+        network = real(*args, **options)
+
+        def stop(trainer):
+            if trainer.epoch == 1:
+                raise KeyboardInterrupt
+
+        network.add_callback('on_train_epoch_start', stop)
+        return network
+
+    runs, latest = tmp_path / 'runs', tmp_path / 'latest.pt'
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ultralytics, 'YOLO', interrupting)
+        train.train(
+            str(YOLOV8P), squares, name='test', epochs=2, image_size=64, batch=4, device='cpu',
+            runs=runs, latest=latest, plots=False, workers=0,
+        )  # fmt: skip
+    assert not latest.exists()
+    folder = train.resume('test', runs=runs, latest=latest)
+    with (folder / 'results.csv').open() as file:
+        assert [row['epoch'].strip() for row in csv.DictReader(file)] == ['1', '2']
+    assert latest.is_file()
+
+
+def test_nothing_to_resume_is_one_line(tmp_path):
+    with pytest.raises(train.TrainError, match='nothing to go on from'):
+        train.resume('absent', runs=tmp_path)
+
+
+def test_batch_norm_that_was_folded_is_left_alone(checkpoint, reference_data):
+    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    folded = ultralytics.YOLO(str(reference_data / 'models' / 'yolov8n.pt')).model
+    fresh = ultralytics.YOLO(str(checkpoint)).model
+    assert train.has_folded_batch_norm(folded)
+    assert not train.has_folded_batch_norm(fresh)
