@@ -33,6 +33,8 @@ MEASURE_S = 0.8
 """Time for the comparison of CPU backends, after one inference of each to warm up."""
 MEASURE_ROUNDS = 12
 """So many inferences of each are enough."""
+EQUAL_WITHIN = 1.05
+"""Times that differ by less are noise: the backend of higher preference is taken."""
 ENGINE_SUFFIX = '.engine'
 
 
@@ -147,6 +149,10 @@ def _fastest(
     """Let the backends infer in turns and keep the one whose best time is the shortest.
 
     The least of several times is the one that other work on the machine disturbed least.
+
+    Args:
+        backends: active, the preferred one first.
+        image_size: as the detector is to use it.
     """
     spec = backends[0].input_spec
     canvas = Canvas.of(spec, backends[0].metadata, image_size)
@@ -166,15 +172,20 @@ def _fastest(
             best_s[backend.name] = min(best_s[backend.name], time.perf_counter() - start)
         if time.perf_counter() > stop:
             break
-    able.sort(key=lambda backend: best_s[backend.name])
+    limit_s = EQUAL_WITHIN * min(best_s[backend.name] for backend in able)
+    chosen = next(backend for backend in able if best_s[backend.name] <= limit_s)
     for backend in backends:
-        if backend is not able[0]:
+        if backend is not chosen:
             backend.close()
     height, width = canvas.image_hw
-    told = [f'{best_s[backend.name] * 1e3:.1f} ms with {backend.name}' for backend in able[1:]]
+    told = [
+        f'{best_s[backend.name] * 1e3:.1f} ms with {backend.name}'
+        for backend in able
+        if backend is not chosen
+    ]
     told += [f'{name} failed: {error}' for name, error in failed.items()]
-    own = f'{best_s[able[0].name] * 1e3:.1f} ms an inference at {height}x{width}'
-    return able[0], f'the fastest here, {own}, {", ".join(told)}'
+    own = f'{best_s[chosen.name] * 1e3:.1f} ms an inference at {height}x{width}'
+    return chosen, f'the fastest here, {own}, {", ".join(told)}'
 
 
 def _attempt(backend: Backend, blob: NDArray[Any]) -> BackendError | None:
