@@ -283,9 +283,11 @@ class DetectorNode(ManagedNode):
         every = self.parameters.detect_every_n
         since_due = self._seen % every
         self._seen += 1
+        if self.parameters.schedule == 'adaptive':
+            self._pace.arrived(1, 1)  # the tracker may want the very next one
+            return True  # who is to choose among images needs them all
         self._pace.arrived(every - since_due, every)
-        # Who is to choose among images needs them all.
-        return since_due == 0 or self.parameters.schedule == 'adaptive'
+        return since_due == 0
 
     def _on_shared_frame(self, frame: Frame) -> None:
         if self._is_due(frame.stamp_ns):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
@@ -33,7 +34,7 @@ from edge_perception.tracking import (
     TrackingError,
     create_tracker,
 )
-from edge_perception.types import Detections, EdgePerceptionError, Frame, TrackSource
+from edge_perception.types import Detections, EdgePerceptionError, Frame, Tracks, TrackSource
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class TrackerNode(ManagedNode):
         self._stamps = StampWatch(self)
         self._class_names = ClassNames()
         self._names: Mapping[int, str] = self._class_names.names
-        self._track_counts = dict.fromkeys(TrackSource, 0)
+        self._newest = Tracks.empty()
         self._worker = Worker(name='track', on_error=self.log_error_once_a_second)
         # Frames first: a correction may wait for the few milliseconds of a step, a frame that
         # waits for a correction is late.
@@ -192,8 +193,21 @@ class TrackerNode(ManagedNode):
         report.values['dropped'] = str(counts.dropped)
         report.values['failed'] = str(failed)
         report.values['detections_received'] = str(corrections.received)
-        for source, count in self._track_counts.items():
+        tracks = self._newest
+        for source in TrackSource:
+            count = np.count_nonzero(tracks.source == source)
             report.values[f'tracks_{source.name.lower()}'] = str(count)
+        for track_id, age_s, since_s, source in zip(
+            tracks.track_id.tolist(),
+            tracks.age_s.tolist(),
+            tracks.time_since_detection_s.tolist(),
+            tracks.source.tolist(),
+            strict=True,
+        ):
+            report.values[f'track.{track_id}'] = (
+                f'{TrackSource(source).name.lower()}, age {age_s:.1f} s, '
+                f'detected {since_s:.2f} s ago'
+            )
         if self.parameters.schedule == 'adaptive':
             report.values['chosen_n'] = str(self._schedule.chosen_n)
             report.values['chosen_because'] = self._schedule.reason
@@ -217,14 +231,17 @@ class TrackerNode(ManagedNode):
         tracks = self._tracker.step(frame.stamp_ns, image)
         tracked_s = time.perf_counter()
         result = Stamped(tracks, frame.stamp_ns, frame.frame_id, self._names)
-        self._publisher.publish(to_message(result))
+        # Made into bytes first: what remains is the hand-over to the middleware, so that the age
+        # is that of the message when it leaves. After it this thread may wait for others.
+        data = serialize_message(to_message(result))
+        age_ms = (self.now_ns() - frame.stamp_ns) / 1e6
+        self._publisher.publish(data)
         published_s = time.perf_counter()
         self.latencies.add('track', (tracked_s - started_s) * 1e3)
         self.latencies.add('publish', (published_s - tracked_s) * 1e3)
-        self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
+        self.latencies.add('end_to_end', age_ms)
         self.fps.tick()
-        for source in TrackSource:
-            self._track_counts[source] = int(np.count_nonzero(tracks.source == source))
+        self._newest = tracks
         if self.links:
             self.links.tracks.send(result)
         if self.parameters.schedule == 'adaptive':
