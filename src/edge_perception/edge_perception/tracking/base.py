@@ -483,7 +483,7 @@ class Tracker(ABC, Generic[P]):
             age_s=((entry.stamp_ns - info[FIRST_NS]) * 1e-9).astype(np.float32),
             time_since_detection_s=since_detection_s.astype(np.float32),
             source=np.where(
-                since_detection_s > 0.0, TrackSource.PREDICTED, TrackSource.DETECTED
+                info[MISSES] > 0, TrackSource.PREDICTED, TrackSource.DETECTED
             ).astype(np.uint8),
         )
 

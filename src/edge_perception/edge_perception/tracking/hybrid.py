@@ -68,7 +68,6 @@ class HybridParameters(FilterParameters):
         widening: of the boxes compared, in standard deviations of the track's position.
         max_widening: in object heights.
         height_weight: what a difference in height takes off the similarity, a factor e.
-        lost_penalty: what it takes off that a track was missed last time.
         reinitialise_iou: under this IoU with its detection, a track begins anew there.
         coast_s: how long a track is still put out after a frame of detections missed it.
         coast_hidden_s: the same for one that another track's box overlaps.
@@ -88,8 +87,7 @@ class HybridParameters(FilterParameters):
     min_similarity_second: float = 0.5
     widening: float = 1.5
     max_widening: float = 0.6
-    height_weight: float = 0.5
-    lost_penalty: float = 0.1
+    height_weight: float = 0.3
     reinitialise_iou: float = 0.5
     coast_s: float = 0.0
     coast_hidden_s: float = 0.0
@@ -241,7 +239,6 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         height = table.state[kalman.POSITION, 3]
         growth = np.abs(np.log(observation.measurement[3] / height[:, None]))
         similarity -= parameters.height_weight * growth
-        similarity[table.info[MISSES] > 0] -= parameters.lost_penalty
         if parameters.class_aware:
             same = table.info[CLASS_ID][:, None] == observation.class_id
             similarity[~same] = IMPOSSIBLE
