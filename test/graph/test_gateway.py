@@ -197,12 +197,7 @@ def test_request_is_refused_at_once_when_the_live_images_leave_no_time(
 
 def test_inactive_detector_is_named(graph, asking, pipeline, jpeg):
     running = pipeline()
-    graph.until(
-        lambda: (
-            asking(get, running.url, '/health').json()['nodes']['detector']['state'] == 'active'
-        ),
-        'health',
-    )
+    graph.until(lambda: asking(get, running.url, '/health').status_code == 200, 'good health')
     running.detector.trigger_deactivate()
     response = asking(post, running.url, jpeg)
     assert (response.status_code, response.json()['detail']) == (503, 'the detector is inactive')
@@ -363,10 +358,9 @@ def test_numbers_equal_those_of_the_bag_that_the_demo_records(clip, tmp_path, fr
     for percent in (50, 90, 95, 99):
         expected = np.percentile(first, percent, method='inverted_cdf')
         assert metrics['latency_ms'][f'p{percent}'] == pytest.approx(expected, rel=0.02), percent
-    rate_hz = (count - 1) / (published_ns[count - 1] - published_ns[0]) * 1e9
+    last_ns = published_ns[count - 1]
+    recent_ns = [time_ns for time_ns in published_ns[:count] if time_ns > last_ns - 5 * 10**9]
+    rate_hz = (len(recent_ns) - 1) / (last_ns - recent_ns[0]) * 1e9
     assert metrics['fps'] == pytest.approx(rate_hz, rel=0.02)
-    assert (
-        metrics['backend_usage'] == {'onnx': inferences}
-        or sum(metrics['backend_usage'].values()) == inferences
-    )
+    assert sum(metrics['backend_usage'].values()) == inferences
     assert detections * 0.8 < inferences <= detections
