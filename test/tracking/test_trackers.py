@@ -42,9 +42,21 @@ def test_boxes_go_on_between_detections(name):
             assert len(tracks) == 2
             order = np.argsort(tracks.xyxy[:, 1])
             np.testing.assert_allclose(tracks.xyxy[order], walkers(2, frame), atol=3.0)
-            expected = TrackSource.PREDICTED if frame % 5 else TrackSource.DETECTED
-            assert (tracks.source == expected).all()
+            assert (tracks.source == TrackSource.DETECTED).all()
             np.testing.assert_allclose(tracks.time_since_detection_s, frame % 5 * 0.1, atol=1e-6)
+
+
+def test_track_that_the_newest_detections_missed_is_predicted():
+    tracker = create_tracker('hybrid', coast_s=0.5)
+    for frame in range(6):
+        tracker.correct(frame * FRAME_NS, detections(walkers(2, frame)))
+        tracker.step(frame * FRAME_NS)
+    tracker.correct(6 * FRAME_NS, detections(walkers(2, 6)[:1]))
+    tracks = tracker.step(6 * FRAME_NS)
+    order = np.argsort(tracks.xyxy[:, 1])
+    expected = [TrackSource.DETECTED, TrackSource.PREDICTED]
+    assert tracks.source[order].tolist() == expected
+    assert tracker.step(7 * FRAME_NS).source[order].tolist() == expected
 
 
 @WITH_FILTER

@@ -26,7 +26,11 @@ class ShapeError(EdgePerceptionError, ValueError):
 
 
 class TrackSource(IntEnum):
-    """Where the box of a track on one frame comes from."""
+    """Whether the newest detections that the tracker was given had a track.
+
+    DETECTED: they had it; its box is theirs, carried on to this frame where they are of an
+    earlier one. PREDICTED: they missed it; its box is where the object should be by now.
+    """
 
     DETECTED = 0
     PREDICTED = 1

@@ -11,7 +11,7 @@ from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from edge_perception.media.drawing import draw_tracks
+from edge_perception.media.drawing import Trails, draw_tracks
 from edge_perception.ros import process
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters
 from edge_perception.ros.images import frame_to_compressed, frame_to_image
@@ -61,6 +61,7 @@ class VisualizerNode(ManagedNode):
         self._class_names = ClassNames()
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._tracks: OrderedDict[int, Stamped[Tracks]] = OrderedDict()
+        self._trails = Trails()
         self._matching = threading.Lock()
         self._worker = Worker(
             name='draw', on_error=self.log_error_once_a_second, nice=self.parameters.nice
@@ -148,7 +149,8 @@ class VisualizerNode(ManagedNode):
 
     def _draw(self, item: tuple[Frame, Stamped[Tracks]]) -> None:
         frame, result = item
-        image = draw_tracks(frame.image.copy(), result.value, result.names)
+        self._trails.add(frame.stamp_ns, result.value)
+        image = draw_tracks(frame.image.copy(), result.value, result.names, self._trails)
         annotated = Frame(image, frame.stamp_ns, frame.frame_id)
         if self._raw_publisher.get_subscription_count():
             self._raw_publisher.publish(frame_to_image(annotated))
