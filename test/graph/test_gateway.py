@@ -202,9 +202,13 @@ def test_inactive_detector_is_named(graph, asking, pipeline, jpeg):
     response = asking(post, running.url, jpeg)
     assert (response.status_code, response.json()['detail']) == (503, 'the detector is inactive')
     graph.until(lambda: asking(get, running.url, '/health').status_code == 503, 'ill health')
-    health = asking(get, running.url, '/health').json()
-    assert health['nodes']['detector']['state'] == 'inactive'
-    assert any('detector' in reason for reason in health['why_no_output'])
+
+    def detector_is_named():
+        health = asking(get, running.url, '/health').json()
+        assert health['nodes']['detector']['state'] == 'inactive'
+        return any(reason.startswith('detector: ') for reason in health['why_no_output'])
+
+    graph.until(detector_is_named, 'the reason')
     running.detector.trigger_activate()
     graph.until(lambda: asking(get, running.url, '/health').status_code == 200, 'good health')
 
