@@ -98,7 +98,7 @@ def train(
 
     Args:
         model: Ultralytics YAML (random weights) or .pt (its weights).
-        data: the dataset's YAML.
+        data: the dataset's YAML, or the name of one of Ultralytics' own.
         name: of the run; a new folder in `runs`.
         epochs: rounds over the training images.
         image_size: side of the square input in pixels.
@@ -125,8 +125,10 @@ def train(
         raise TrainError(
             f'{folder} exists: go on with --resume {name}, choose another --name or remove it'
         )
-    data = data.resolve()
-    check_dataset(data)
+    # A bare name, such as coco8.yaml, is one of Ultralytics' own datasets, which it downloads.
+    if data.is_file() or data.name != str(data):
+        data = data.resolve()
+        check_dataset(data)
     if not Path(model).is_file() and Path(model).name != model:
         raise TrainError(f'model not found: {model}')
     from_scratch = Path(model).suffix in ('.yaml', '.yml')
@@ -173,7 +175,7 @@ def _run(
     model: str, settings: dict[str, Any], *, folder: Path, latest: Path, threads: int | None
 ) -> Path:
     """Let Ultralytics train, add the table of classes, copy the best weights."""
-    if Path(model).is_file():
+    if Path(model).is_file() and Path(settings.get('data', model)).is_file():
         os.environ.setdefault('YOLO_OFFLINE', 'true')
     os.environ.setdefault('YOLO_AUTOINSTALL', 'false')
     import torch

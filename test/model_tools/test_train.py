@@ -207,3 +207,29 @@ def test_batch_norm_that_was_folded_is_left_alone(checkpoint, reference_data):
     fresh = ultralytics.YOLO(str(checkpoint)).model
     assert train.has_folded_batch_norm(folded)
     assert not train.has_folded_batch_norm(fresh)
+
+
+def test_name_without_a_file_is_left_to_ultralytics(tmp_path, monkeypatch):
+    pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('YOLO_OFFLINE', 'true')
+    with pytest.raises(
+        train.TrainError, match=r'training .* failed: .*no_such_data\.yaml'
+    ) as error:
+        train.train(
+            str(YOLOV8P), Path('no_such_data.yaml'), name='test', runs=tmp_path, device='cpu'
+        )
+    assert '\n' not in str(error.value)
+
+
+def test_full_disk_is_one_line_and_the_old_weights_stay(squares, tmp_path, full_disk):
+    pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    latest = tmp_path / 'latest.pt'
+    latest.write_text('old')
+    with pytest.raises(train.TrainError) as error:
+        train.train(
+            str(YOLOV8P), squares, name='test', epochs=1, image_size=64, batch=4, device='cpu',
+            runs=full_disk, latest=latest, plots=False, workers=0,
+        )  # fmt: skip
+    assert '\n' not in str(error.value)
+    assert latest.read_text() == 'old'
