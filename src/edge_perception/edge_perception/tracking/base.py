@@ -482,9 +482,9 @@ class Tracker(ABC, Generic[P]):
             track_id=info[TRACK_ID],
             age_s=((entry.stamp_ns - info[FIRST_NS]) * 1e-9).astype(np.float32),
             time_since_detection_s=since_detection_s.astype(np.float32),
-            source=np.where(
-                info[MISSES] > 0, TrackSource.PREDICTED, TrackSource.DETECTED
-            ).astype(np.uint8),
+            source=np.where(info[MISSES] > 0, TrackSource.PREDICTED, TrackSource.DETECTED).astype(
+                np.uint8
+            ),
         )
 
     def _similarity(self, table: TrackTable, observation: Observation) -> NDArray[np.float64]:
