@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # An example may take as long as a loaded machine makes it take.
-settings.register_profile('edge_perception', deadline=None)
+settings.register_profile(
+    'edge_perception', deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile('edge_perception')
 
 # Where ROS's launch is installed, its pytest plugin makes every new logger one that caplog and
