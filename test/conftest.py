@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# An example may take as long as a loaded machine makes it take.
+# An example may take as long as a loaded machine makes it take, and drawing any finite float32
+# throws some draws away; neither is a defect of what is tested.
 settings.register_profile(
-    'edge_perception', deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    'edge_perception',
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile('edge_perception')
 
