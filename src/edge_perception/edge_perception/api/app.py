@@ -43,6 +43,9 @@ PUBLIC_PATHS = frozenset({'/', '/docs', '/openapi.json'})
 """They hold nothing of the pipeline; the page asks for the token."""
 LOOPBACK_NAMES = frozenset({'localhost', '127.0.0.1', '[::1]'})
 RETRY_AFTER_S = 1
+REFUSALS_PER_S = 100.0
+FREE_REFUSALS = 100
+LONGEST_REFUSAL_S = 0.5
 LATENCIES_KEPT = 1000
 
 
@@ -95,6 +98,7 @@ class Gateway:
         self.responses: Counter[tuple[str, int]] = Counter()
         self._pipeline = pipeline
         self._running = 0
+        self._refusal_s = 0.0
         self._detect_ms: list[float] = []
         self._threads = ThreadPoolExecutor(limits.max_requests, thread_name_prefix='request')
         api = self._make_api(bool(token))
@@ -219,6 +223,7 @@ class Gateway:
         async def detect(request: Request) -> DetectResult:
             """Objects on one image. The live images go first: 503 when they leave no time."""
             if self._running >= self.limits.max_requests:
+                await self._slow_down()
                 raise RequestError(
                     503,
                     f'{self.limits.max_requests} requests are in work already',
@@ -231,6 +236,16 @@ class Gateway:
                 self._running -= 1
 
         return api
+
+    async def _slow_down(self) -> None:
+        """Refuse at once, but not thousands of times a second: that would cost the live images
+        more than an answer does. A client that tries again at once waits for up to half a second.
+        """
+        now_s = time.monotonic()
+        earliest_s = now_s - FREE_REFUSALS / REFUSALS_PER_S
+        self._refusal_s = max(self._refusal_s, earliest_s) + 1 / REFUSALS_PER_S
+        if self._refusal_s > now_s:
+            await asyncio.sleep(min(self._refusal_s - now_s, LONGEST_REFUSAL_S))
 
     async def _detect(self, request: Request) -> DetectResult:
         limits = self.limits

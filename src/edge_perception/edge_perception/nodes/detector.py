@@ -186,8 +186,8 @@ class DetectorNode(ManagedNode):
             self._answer,
             depth=REQUESTS_WAITING,
             delay_s=self._pace.delay_s,
-            dropped=lambda request: request.answer.set_exception(
-                BusyError('the detector has too many requests')
+            dropped=lambda request: _refuse(
+                request, BusyError('the detector has too many requests')
             ),
         )
         self._worker.start()
@@ -207,6 +207,7 @@ class DetectorNode(ManagedNode):
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
             self.until_deactivate(self.links.wanted_stamps_ns.subscribe(self._on_wanted))
+            self.until_deactivate(self.links.tracks.subscribe(lambda _: self._pace.answered()))
         else:
             self._input = ImageInput(
                 self,
@@ -363,17 +364,13 @@ class DetectorNode(ManagedNode):
     def _on_request(self, request: DetectRequest) -> None:
         detector = self._detector
         if detector is None or self.state_label != 'active':
-            request.answer.set_exception(BusyError(f'the detector is {self.state_label}'))
+            _refuse(request, BusyError(f'the detector is {self.state_label}'))
         elif request.backend not in ('', 'auto', detector.backend_name):
-            request.answer.set_exception(
-                OtherBackendError(
-                    f'backend: requests share the running detector ({detector.backend_name})'
-                )
-            )
+            text = f'backend: requests share the running detector ({detector.backend_name})'
+            _refuse(request, OtherBackendError(text))
         elif self._pace.is_full:
-            request.answer.set_exception(
-                BusyError('the live images leave the detector no time: raise detect_every_n')
-            )
+            text = 'the live images leave the detector no time: raise detect_every_n'
+            _refuse(request, BusyError(text))
         else:
             self._requests.offer(request)
 
@@ -400,6 +397,12 @@ class DetectorNode(ManagedNode):
         request.answer.set_result(
             DetectAnswer(detections, detector.names, detector.backend_name, dict(detector.timings))
         )
+
+
+def _refuse(request: DetectRequest, error: Exception) -> None:
+    """Answer with an error, unless whoever asked has given up."""
+    if request.answer.set_running_or_notify_cancel():
+        request.answer.set_exception(error)
 
 
 def main() -> None:

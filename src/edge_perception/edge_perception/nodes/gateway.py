@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -70,6 +71,7 @@ LEVELS: dict[bytes, Level] = {
 }
 METRICS_NODE = 'metrics'
 RETRY_AFTER_S = 1
+SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class GatewayNode(ManagedNode):
         if self._socket.fileno() < 0:
             self._socket = listen(p.host, p.port)
         host, port = self._socket.getsockname()[:2]
+        # Threads of the web server take turns with those of the live images: short ones.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._server = Server(self._make_gateway, self._socket)
         self._server.start()
         self.until_deactivate(self._server.stop)
