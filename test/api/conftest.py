@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import httpx
+import numpy as np
 import pytest
 
 from edge_perception import media
@@ -27,7 +28,7 @@ OPTIONS = {
     'port': 0,
     'nodes': "''",
     'max_requests': 4,
-    'request_timeout_s': 2.0,
+    'request_timeout_s': 6.0,
     'max_body_mib': 4.0,
     'max_megapixels': 20.0,
 }
@@ -132,9 +133,16 @@ def running(
 
 
 @pytest.fixture(scope='session')
-def gateway(running: Callable[..., RunningGateway]) -> RunningGateway:
-    """A gateway alone, with its own detector."""
-    return running()
+def gateway(running: Callable[..., RunningGateway], until: Callable[..., Any]) -> RunningGateway:
+    """A gateway alone, with its own detector, which it loads on the first request."""
+    gateway = running()
+    picture = cv2.imencode('.png', np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    with gateway.client() as client:
+        until(
+            lambda: client.post('/detect', files={'file': picture}).status_code == 200,
+            'the detector of the gateway',
+        )
+    return gateway
 
 
 @pytest.fixture(scope='session')

@@ -167,7 +167,7 @@ def test_body_too_large_without_a_length(gateway):
     piece = bytes(2**16)
     with socket.create_connection(gateway.address, 10.0) as connection:
         connection.sendall(head)
-        connection.settimeout(10.0)
+        connection.settimeout(30.0)
         head_of_part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
         connection.sendall(b'%x\r\n' % len(head_of_part) + head_of_part + b'\r\n')
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -193,7 +193,7 @@ def test_slow_body_is_given_up(gateway):
     with slow_request(gateway) as connection, connection.makefile('rb') as reader:
         answer = reader.read()
     assert answer.startswith(b'HTTP/1.1 408')
-    assert b'did not arrive within 2 s' in answer
+    assert b'did not arrive within 6 s' in answer
 
 
 def test_too_many_requests_are_refused_at_once(gateway, http, jpeg):
@@ -207,7 +207,7 @@ def test_too_many_requests_are_refused_at_once(gateway, http, jpeg):
             refusals.append(time.perf_counter() - started_s)
         assert '4 requests are in work already' in response.json()['detail']
         assert response.headers['retry-after'] == '1'
-        assert np.median(refusals) < 0.2
+        assert np.median(refusals) < 1.0, 'a refusal waits for nothing'
         assert http.get('/health').status_code == 200, 'the rest answers all the same'
     finally:
         for connection in slow:
