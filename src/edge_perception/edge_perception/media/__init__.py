@@ -2,7 +2,8 @@
 
 from edge_perception.media.camera_info import CameraInfo, load_camera_info
 from edge_perception.media.errors import MediaError, MediaTimeoutError, hide_password
-from edge_perception.media.source import Source, open_source
+from edge_perception.media.opening import open_source
+from edge_perception.media.source import Source
 
 __all__ = [
     'CameraInfo',
