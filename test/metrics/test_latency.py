@@ -178,3 +178,14 @@ def test_silent_sender_leaves_the_window(sliding, clock):
     clock.now_s += 11.0
     assert sliding.window('track', ('tracker',)).count == 0
     assert sliding.totals('tracker')['track'].count == 1
+
+
+def test_states_are_bounded_in_a_long_window(clock):
+    sliding = SlidingTotals(3600.0, clock_s=clock)
+    total = LatencyHistogram()
+    for second in range(1, 8000):
+        clock.now_s += 1.0
+        total.add(5.0)
+        sliding.update('tracker', {'track': filled_from(total)}, age_s=float(second))
+    assert len(sliding._states['tracker', 'track']) < 40
+    assert 3600 <= sliding.window('track', ('tracker',)).count <= 3600 * 1.05

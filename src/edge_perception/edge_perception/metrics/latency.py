@@ -181,6 +181,8 @@ class SlidingTotals:
         clock_s: steady time.
     """
 
+    _STEPS = 30
+
     def __init__(self, window_s: float, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._window_s = window_s
         self._clock_s = clock_s
@@ -196,6 +198,9 @@ class SlidingTotals:
                 # Heard for the first time: what is older than the window is not of the window.
                 started = LatencyHistogram() if age_s < self._window_s else total
                 states.append((now_s - age_s, started))
+            # Steps of the window, as in StageLatencies: so many states are kept and no more.
+            if len(states) > 1 and now_s - states[-2][0] < self._window_s / self._STEPS:
+                states.pop()
             states.append((now_s, total))
             # The newest state at or before the window's begin stays, as what to subtract.
             while len(states) > 2 and states[1][0] <= now_s - self._window_s:
