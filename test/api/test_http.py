@@ -114,6 +114,11 @@ def test_only_this_machine_and_its_own_page_may_ask(http, headers, status):
     assert http.get('/tracks', headers=headers).status_code == status
 
 
+def test_other_addresses_of_this_machine_alone_are_no_other_hosts(running):
+    gateway = running(host='127.0.0.2')
+    assert httpx.get(f'{gateway.url}/tracks', trust_env=False).status_code == 200
+
+
 def test_nothing_is_loaded_from_other_hosts(http):
     for path in ('/', '/docs'):
         page = http.get(path).text

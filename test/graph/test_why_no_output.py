@@ -141,6 +141,13 @@ def test_clock_that_jumps_back(graph, metrics, images):
     wait_for_warning(graph, 'stamps of images jumped back by 3600.0 s')
 
 
+def test_clock_of_the_machine_that_is_set(graph, metrics):
+    graph.until(lambda: 'metrics' in graph.diagnostics, 'diagnostics')
+    # What the node remembers of the clock, as if it had been set by three seconds since.
+    metrics._clock_offset_s -= 3.0
+    wait_for_warning(graph, 'the clock of this machine was set by +3.0 s')
+
+
 def test_detector_that_is_inactive(graph):
     graph.add(MetricsNode, nodes='detector')
     detector = graph.add(DetectorNode)

@@ -7,7 +7,7 @@ import hmac
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,8 @@ class Gateway:
         pipeline: what is behind it.
         limits: for clients.
         token: that clients must send as `Authorization: Bearer ...`; empty for none.
-        loopback: whether it listens on this machine only; names of other hosts are refused then,
-            which keeps web pages from reaching it by DNS rebinding.
+        hosts: names that clients may call this machine by, empty for any. For a gateway that
+            only this machine reaches it keeps web pages from reaching it by DNS rebinding.
         on_error: called with an error that is a bug; the client gets one line.
 
     Attributes:
@@ -90,7 +90,7 @@ class Gateway:
         *,
         limits: Limits,
         token: str = '',
-        loopback: bool = True,
+        hosts: Collection[str] = LOOPBACK_NAMES,
         on_error: Callable[[Exception], None],
     ) -> None:
         self.limits = limits
@@ -104,7 +104,7 @@ class Gateway:
         api = self._make_api(bool(token))
         self._paths = frozenset(route.path for route in api.routes if hasattr(route, 'path'))
         self.app: ASGIApp = _Guard(
-            api, token=token, loopback=loopback, count=self._count, on_error=on_error
+            api, token=token, hosts=hosts, count=self._count, on_error=on_error
         )
 
     def close(self) -> None:
@@ -321,13 +321,13 @@ class _Guard:
         app: ASGIApp,
         *,
         token: str,
-        loopback: bool,
+        hosts: Collection[str],
         count: Callable[[str, int], None],
         on_error: Callable[[Exception], None],
     ) -> None:
         self._app = app
         self._token = token
-        self._loopback = loopback
+        self._hosts = hosts
         self._count = count
         self._on_error = on_error
 
@@ -360,8 +360,8 @@ class _Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get('host', '')
-        if self._loopback and _host_name(host) not in LOOPBACK_NAMES:
-            return _problem(403, 'this gateway answers only as localhost or 127.0.0.1')
+        if self._hosts and _host_name(host) not in self._hosts:
+            return _problem(403, f'this gateway answers only as {", ".join(sorted(self._hosts))}')
         origin = headers.get('origin')
         if origin is not None and origin.partition('://')[2] != host:
             return _problem(403, 'requests from pages of other sites are refused')

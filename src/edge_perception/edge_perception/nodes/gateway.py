@@ -30,6 +30,7 @@ from edge_perception.api import (
     is_loopback,
     listen,
 )
+from edge_perception.api.app import LOOPBACK_NAMES
 from edge_perception.api.schemas import (
     DetectedObject,
     DetectResult,
@@ -216,7 +217,7 @@ class GatewayNode(ManagedNode):
             self,
             limits=self._limits,
             token=self._token,
-            loopback=self._is_loopback,
+            hosts={*LOOPBACK_NAMES, self.parameters.host} if self._is_loopback else (),
             on_error=self.log_error_once_a_second,
         )
 

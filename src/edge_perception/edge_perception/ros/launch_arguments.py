@@ -100,6 +100,7 @@ PARAMETER_ARGUMENTS = (
     _argument(
         'image_transport', 'image_transport', 'perception', 'detector', 'tracker', 'visualizer'
     ),
+    _argument('log_format', 'log_format', *_PARAMETERS, 'metrics', 'gateway'),
 )
 
 
