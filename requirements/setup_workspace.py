@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Prepare the workspace: what `make setup` and `make setup-training` run, with any Python >= 3.10.
 
-    python3 requirements/setup_workspace.py [--training]
+    python3 requirements/setup_workspace.py [--training | --runtime]
 
 Steps, each done once and again only when its inputs change:
 
 1. `.venv`: a virtual environment. Where a ROS distribution is sourced, one that sees its packages.
 2. Python packages: ROS 2 as wheels (unless a distribution is sourced), then what the package and
-   its tests need; with --training also what model_tools needs.
+   its tests need; with --training also what model_tools needs, with --runtime no tests.
 3. vision_msgs, built from src/vendor into `.venv`, where no ROS distribution provides it.
-4. `install/`: the package itself, built by colcon with links to the sources.
+4. `install/`: the package itself, built by colcon with links to the sources; with --runtime as a
+   copy that needs no sources, which is what container images take.
 
 Only the standard library is used, because it runs before anything is installed. A step that was
 interrupted leaves no stamp, so the next call does it again.
@@ -362,9 +363,10 @@ def fix_exported_paths(environment: dict[str, str]) -> None:
             path.write_text(fixed)
 
 
-def install_packages(ros: Ros, environment: dict[str, str]) -> None:
-    """Step 2: ROS 2 and everything that running and testing need, by pip."""
-    files = [REQUIREMENTS / name for name in ('runtime.txt', 'dev.txt', 'dev-no-deps.txt')]
+def install_packages(ros: Ros, environment: dict[str, str], *, tests: bool) -> None:
+    """Step 2: ROS 2 and everything that running and, with `tests`, testing need, by pip."""
+    names = ['runtime.txt', 'build.txt', *(['dev.txt', 'dev-no-deps.txt'] if tests else [])]
+    files = [REQUIREMENTS / name for name in names]
     if ros.wheels:
         files.insert(0, REQUIREMENTS / f'ros-{ros.wheels}.txt')
     title = f'Python packages with ROS 2 {ros.wheels}' if ros.wheels else 'Python packages'
@@ -372,7 +374,8 @@ def install_packages(ros: Ros, environment: dict[str, str]) -> None:
         if not step.due:
             return
         pip_install([PIP], environment)
-        *files, no_deps = files
+        no_deps = [path for path in files if path.stem.endswith('-no-deps')]
+        files = [path for path in files if path not in no_deps]
         if ros.wheels:
             wanted: list[str | Path] = []
         else:
@@ -381,7 +384,8 @@ def install_packages(ros: Ros, environment: dict[str, str]) -> None:
         for path in files:
             wanted += ['--requirement', path]
         pip_install([*wanted, *constraints(ros, environment)], environment)
-        pip_install(['--no-deps', '--requirement', no_deps], environment)
+        for path in no_deps:
+            pip_install(['--no-deps', '--requirement', path], environment)
         if ros.wheels:
             fix_exported_paths(environment)
 
@@ -439,8 +443,8 @@ def build_vision_msgs(ros: Ros, environment: dict[str, str]) -> None:
         run(['cmake', '--install', build], built, log='vision_msgs')
 
 
-def build_package(ros: Ros, environment: dict[str, str]) -> None:
-    """Step 4: install/ by colcon, with links to the sources."""
+def build_package(ros: Ros, environment: dict[str, str], *, link: bool) -> None:
+    """Step 4: install/ by colcon, with links to the sources or as a copy."""
     # The build links files one by one, so a new file needs a new build and a changed one does not.
     names = [
         str(path.relative_to(ROOT))
@@ -448,7 +452,7 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
         for path in sorted((ROOT / folder).rglob('*'))
         if path.is_file() and '__pycache__' not in path.parts
     ]
-    inputs: list[str | Path] = [ros.name, str(VENV), *names]
+    inputs: list[str | Path] = [ros.name, str(VENV), *names, *([] if link else ['copy'])]
     inputs += [PACKAGE / name for name in ('package.xml', 'setup.py', 'setup.cfg')]
     stamp = ROOT / 'install' / 'edge_perception' / '.setup'
     with Step(stamp, inputs, 'edge_perception by colcon') as step:
@@ -457,10 +461,11 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
         (ROOT / 'log' / 'edge_perception.log').unlink(missing_ok=True)
         for base in ('build', 'install'):
             shutil.rmtree(ROOT / base / 'edge_perception', ignore_errors=True)
+        options = ['--symlink-install'] if link else []
         # As a module, because the scripts that it writes start with the Python that it runs on.
         colcon = [str(VENV_PYTHON), '-m', 'colcon']
         run(
-            [*colcon, 'build', '--symlink-install', '--base-paths', 'src'],
+            [*colcon, 'build', *options, '--base-paths', 'src'],
             build_environment(ros, environment),
             log='edge_perception',
         )
@@ -469,7 +474,9 @@ def build_package(ros: Ros, environment: dict[str, str]) -> None:
 def main() -> int:
     """Run the steps; the exit status is 1, with one message, when one cannot be done."""
     parser = argparse.ArgumentParser(description='Prepare the workspace.')
-    parser.add_argument('--training', action='store_true', help='also what model_tools needs')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--training', action='store_true', help='also what model_tools needs')
+    what.add_argument('--runtime', action='store_true', help='no tests; sources may go afterwards')
     options = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036, the version is what is checked
         found = f'{sys.version_info[0]}.{sys.version_info[1]}'
@@ -494,12 +501,12 @@ def main() -> int:
             compiler=vendored and not (STAMPS / 'vision_msgs').is_file(),
         )
         make_venv(ros, environment)
-        install_packages(ros, environment)
+        install_packages(ros, environment, tests=not options.runtime)
         if vendored:
             build_vision_msgs(ros, environment)
         if options.training:
             install_training(ros, environment)
-        build_package(ros, environment)
+        build_package(ros, environment, link=not options.runtime)
     except SetupError as error:
         print(f'setup: {error}', file=sys.stderr)
         return 1

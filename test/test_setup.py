@@ -122,7 +122,7 @@ def test_files_that_are_installed_together_agree() -> None:
 @only_wheels
 def test_installed_versions_are_the_pinned_ones() -> None:
     release = (STAMPS / 'ros').read_text().split()[1]
-    files = [f'ros-{release}.txt', 'runtime.txt', 'dev.txt', 'dev-no-deps.txt']
+    files = [f'ros-{release}.txt', 'runtime.txt', 'build.txt', 'dev.txt', 'dev-no-deps.txt']
     if (STAMPS / 'training').is_file():
         files += ['training.txt', 'training-no-deps.txt']
     wrong = {
