@@ -65,9 +65,12 @@ def test_every_nth_image_and_live_change_of_n(graph, images):
             # One at a time: newest-frame-wins would skip some of a burst.
             images.send()
             seen = len(images.stamps_ns)
-            graph.until(lambda seen=seen: node._seen == seen, f'image {seen}')
+            graph.until(lambda seen=seen: node.cameras[0].seen == seen, f'image {seen}')
             graph.until(
-                lambda: node._lane.counts.processed == node._lane.counts.received, 'detector'
+                lambda: (
+                    node.cameras[0].lane.counts.processed == node.cameras[0].lane.counts.received
+                ),
+                'detector',
             )
         graph.until(lambda: len(messages) >= expected, f'{expected} detections')
 
@@ -125,7 +128,7 @@ def test_malformed_image_is_counted_and_the_node_lives_on(graph, images, people,
     messages = graph.collect(Detection2DArray, 'detections')
     images.wait_for_subscribers()
     images.send_message(message)
-    graph.until(lambda: node._input.received == 1, 'the malformed image')
+    graph.until(lambda: node.cameras[0].input.received == 1, 'the malformed image')
     assert answers(graph, images, messages, people).detections
     graph.until(
         lambda: graph.diagnostics.get('detector', {}).get('failed') == '1', 'a failed count'
@@ -155,8 +158,11 @@ def test_stamps_that_jump_back_start_the_count_anew(graph, images):
     now = time.time_ns()
     for offset_s, seen in ((0, 1), (1, 2), (-3600, 1)):
         images.send(stamp_ns=now + offset_s * 10**9)
-        graph.until(lambda seen=seen: node._seen == seen, 'the image')
-        graph.until(lambda: node._lane.counts.processed == node._lane.counts.received, 'detector')
+        graph.until(lambda seen=seen: node.cameras[0].seen == seen, 'the image')
+        graph.until(
+            lambda: node.cameras[0].lane.counts.processed == node.cameras[0].lane.counts.received,
+            'detector',
+        )
     graph.until(lambda: len(messages) == 2, 'detections')
     assert stamp_ns(messages[1].header) == images.stamps_ns[2]
 
@@ -216,12 +222,12 @@ def test_adaptive_schedule_detects_on_what_is_asked_for_and_every_nth_while_nobo
     def send():
         stamp = images.send()
         seen = len(images.stamps_ns)
-        graph.until(lambda: node._seen == seen, f'image {seen}')
+        graph.until(lambda: node.cameras[0].seen == seen, f'image {seen}')
         return stamp
 
     def ask(stamp):
         requests.publish(make_header(stamp, ''))
-        graph.until(lambda: node._wanted_ns == stamp, 'the request')
+        graph.until(lambda: node.cameras[0].wanted_ns == stamp, 'the request')
 
     unasked = [send(), send()]
     graph.until(lambda: len(messages) == 1, 'the first image')

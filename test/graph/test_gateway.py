@@ -155,7 +155,7 @@ def test_requests_share_the_running_detector_and_leave_it_as_it_was(graph, askin
 def test_requests_fit_in_between_the_live_images(graph, asking, pipeline, jpeg):
     running = pipeline(detect_every_n=5)
     running.play(rate_hz=10.0)
-    lane = running.detector._lane
+    lane = running.detector.cameras[0].lane
     graph.until(lambda: lane.counts.processed >= 3, 'detections')
     statuses = []
     ending = threading.Event()

@@ -16,15 +16,16 @@ from edge_perception.detection.backends import available_backends
 from edge_perception.detection.decode import LAYOUT_NAMES
 from edge_perception.detection.detector import Detector
 from edge_perception.ros import process
+from edge_perception.ros.cameras import CamerasParameters, camera_names, in_camera
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters, StampWatch
-from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
+from edge_perception.ros.lifecycle import Camera, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
 from edge_perception.ros.messages import label_info, make_header, stamp_ns, to_message
 from edge_perception.ros.pace import Pace
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.paths import DEFAULT_MODEL, find_model
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS
-from edge_perception.ros.worker import Worker, call_nice
+from edge_perception.ros.worker import Lane, Turns, Worker, call_nice
 from edge_perception.types import Detections, EdgePerceptionError, Frame
 
 # When nothing was found for a while, every so often the scores below the threshold are looked at.
@@ -44,7 +45,7 @@ class OtherBackendError(EdgePerceptionError):
 
 
 @dataclass(frozen=True)
-class DetectorParameters(ImageInputParameters, NodeParameters):
+class DetectorParameters(ImageInputParameters, CamerasParameters, NodeParameters):
     """Parameters of the detector node."""
 
     model_path: str = parameter(
@@ -102,6 +103,13 @@ class DetectorParameters(ImageInputParameters, NodeParameters):
         'file with class names (a line each), or names separated by commas; '
         'empty takes those of the model',
     )
+    max_batch: int = parameter(
+        8,
+        'with several cameras: put at most so many waiting images through the network at once, '
+        'where that costs less than one by one',
+        minimum=1,
+        maximum=64,
+    )
     threads: int = parameter(
         0, 'threads of the inference library; 0 leaves it to the library', minimum=0, maximum=256
     )
@@ -124,13 +132,189 @@ def class_list(text: str) -> list[str]:
     return [name.strip() for name in text.split(',') if name.strip()]
 
 
+class DetectorCamera(Camera):
+    """One camera of the detector: which of its images are due, and what was found in them.
+
+    Attributes:
+        seen: images since the stream began.
+        wanted_ns: stamp of the image that the tracker asked for last.
+        lane: images on their way to the network.
+        input: the image subscription, where images do not come from a node of the process.
+        links: channels of the camera, where nodes share the process.
+    """
+
+    node: DetectorNode
+
+    def __init__(self, node: DetectorNode, name: str) -> None:
+        super().__init__(node, name)
+        self.links = node.links.of(name) if node.links else None
+        self._publisher = node.advertise(
+            Detection2DArray, in_camera(name, 'detections'), RESULTS_QOS
+        )
+        self._label_publisher = node.advertise(
+            LabelInfo, in_camera(name, 'label_info'), LATCHED_QOS
+        )
+
+    def start(self, turns: Turns[tuple[DetectorCamera, Frame]], labels: LabelInfo) -> None:
+        """Take images in, until the node is deactivated."""
+        node = self.node
+        self.seen = 0
+        self.wanted_ns = 0
+        self.found_s = self.probed_s = time.monotonic()
+        self.scores_seen: deque[float] = deque(maxlen=10)
+        self.stamps = StampWatch(node, self)
+        self.lane: Lane[tuple[DetectorCamera, Frame]] = turns.lane(
+            waited=lambda ms: self.add_latency('queue', ms),
+            on_error=self.log_error_once_a_second,
+        )
+        self._recent: OrderedDict[int, Frame] = OrderedDict()
+        self._asked_s = -math.inf
+        self.input: ImageInput | None = None
+        self._label_publisher.publish(labels)
+        if self.links:
+            node.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
+            node.until_deactivate(self.links.wanted_stamps_ns.subscribe(self._on_wanted))
+            node.until_deactivate(self.links.tracks.subscribe(lambda _: node.pace.answered()))
+            return
+        self.input = ImageInput(
+            node,
+            node.parameters,
+            self._on_frame,
+            self.log_error_once_a_second,
+            accept=self._is_due,
+            camera=self,
+        )
+        node.until_deactivate(self.input.close)
+        subscription = node.create_subscription(
+            Header,
+            in_camera(self.name, 'detect_request'),
+            lambda header: self._on_wanted(stamp_ns(header)),
+            10,
+        )
+        node.until_deactivate(lambda: node.destroy_subscription(subscription))
+
+    def counts(self) -> dict[str, int]:
+        """What became of the images since activation."""
+        counts = self.lane.counts
+        return {
+            'received': self.seen,
+            'detected': counts.processed,
+            'dropped': counts.dropped,
+            'failed': counts.failed + (self.input.failed if self.input else 0),
+        }
+
+    def diagnose(self, report: Report) -> None:
+        """Counts, images, scores."""
+        if self.name:
+            self.node.diagnose_backend(report)
+        if self.node.state_label != 'active':
+            return
+        report.values.update({key: str(count) for key, count in self.counts().items()})
+        self.stamps.diagnose(report)
+        if self.input:
+            self.input.diagnose(report)
+        if self.scores_seen:
+            self._diagnose_scores(report)
+
+    def _diagnose_scores(self, report: Report) -> None:
+        """Why nothing is found, as far as scores tell."""
+        p = self.node.parameters
+        best = max(self.scores_seen)
+        silent_s = time.monotonic() - self.found_s
+        report.values['best_score'] = f'{best:.3f}'
+        kinds = f'of {p.classes} ' if p.classes else ''
+        text = (
+            f'nothing {kinds}found for {silent_s:.0f} s: the best score seen is {best:.2f}, '
+            f'score_threshold is {p.score_threshold:.2f}'
+        )
+        if best >= CLEARLY_SOMETHING:
+            report.warn(text)
+        else:
+            report.note(text)
+
+    @property
+    def images_until_due(self) -> int:
+        """Which of the following images is due, 1 being the next."""
+        return 1 + -self.seen % self.node.parameters.detect_every_n
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        if self.stamps.jumped_back(stamp_ns):
+            self.seen = 0
+        is_due = self.images_until_due == 1
+        self.seen += 1
+        self.node.watch_pace()
+        # Who is to choose among images needs them all.
+        return is_due or self.node.parameters.schedule == 'adaptive'
+
+    def _on_shared_frame(self, frame: Frame) -> None:
+        if self._is_due(frame.stamp_ns):
+            self._on_frame(frame)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self.node.parameters.schedule == 'every_n':
+            self.lane.offer((self, frame))
+            return
+        self._recent[frame.stamp_ns] = frame
+        if len(self._recent) > RECENT_FRAMES:
+            self._recent.popitem(last=False)
+        # A request may come before its image.
+        is_wanted = frame.stamp_ns == self.wanted_ns
+        is_alone = time.monotonic() - self._asked_s > UNASKED_S
+        is_nth = (self.seen - 1) % self.node.parameters.detect_every_n == 0
+        if is_wanted or (is_alone and is_nth):
+            self.lane.offer((self, frame))
+
+    def _on_wanted(self, stamp_ns: int) -> None:
+        """The tracker asks for a detection on the image of this stamp."""
+        self._asked_s = time.monotonic()
+        self.wanted_ns = stamp_ns
+        frame = self._recent.pop(stamp_ns, None)
+        if frame is not None and self.node.parameters.schedule == 'adaptive':
+            self.lane.offer((self, frame))
+
+    def is_probe_due(self, now_s: float) -> bool:
+        """Whether to look at the scores below the threshold, too, because nothing is found."""
+        return (
+            now_s - self.found_s > PROBE_AFTER_S
+            and now_s - self.probed_s > 1.0
+            and self.node.parameters.score_threshold > PROBE_SCORE
+        )
+
+    def probed(self, candidates: Detections, now_s: float) -> Detections:
+        """Note the best score of candidates; returns those above the threshold."""
+        self.probed_s = now_s
+        self.scores_seen.append(float(candidates.score.max(initial=0.0)))
+        return candidates[candidates.score >= self.node.parameters.score_threshold]
+
+    def send(self, result: Stamped[Detections], now_s: float) -> None:
+        """Hand on what was found."""
+        if len(result.value):
+            self.found_s = now_s
+            self.scores_seen.clear()
+        if self.links:
+            self.links.detections.send(result)
+        if self._publisher.get_subscription_count():
+            started_s = time.perf_counter()
+            self._publisher.publish(to_message(result))
+            self.add_latency('publish', (time.perf_counter() - started_s) * 1e3)
+        self.add_latency('end_to_end', (self.node.now_ns() - result.stamp_ns) / 1e6)
+        self.tick()
+
+
 class DetectorNode(ManagedNode):
-    """Topics: image_raw -> detections, label_info (latched)."""
+    """Topics: image_raw -> detections, label_info (latched); of each camera, where there are
+    several.
+
+    One network serves all cameras, in fair turn: the newest due image of each.
+    """
+
+    cameras: tuple[DetectorCamera, ...]
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
         self._detector: Detector | None = None
         self._settings = threading.Lock()
         self._inferences: Counter[str] = Counter()
+        self._batch = 1
         super().__init__('detector', DetectorParameters, links=links, **kwargs)
         if links:
             # Also while it cannot answer: whoever asks learns why.
@@ -139,16 +323,27 @@ class DetectorNode(ManagedNode):
     def configure(self) -> None:
         """Load and warm the model."""
         p = self.parameters
+        names = camera_names(p.cameras)
         detector = self._detector = call_nice(p.nice, lambda: self._load(p))
         self.until_cleanup(self._close)
         self.get_logger().info(detector.reason)
-        self._publisher = self.advertise(Detection2DArray, 'detections', RESULTS_QOS)
-        self._label_publisher = self.advertise(LabelInfo, 'label_info', LATCHED_QOS)
+        self._batch = 1
+        if (most := min(len(names), p.max_batch)) > 1:
+            self._batch = call_nice(p.nice, lambda: detector.best_batch(most))
+            self.get_logger().info(
+                f'{len(names)} cameras, '
+                + (f'up to {self._batch} images at once' if self._batch > 1 else 'one by one')
+            )
+        self.cameras = tuple(DetectorCamera(self, name) for name in names)
+        self.until_cleanup(self._forget_cameras)
 
     def _close(self) -> None:
         detector, self._detector = self._detector, None
         if detector is not None:
             detector.close()
+
+    def _forget_cameras(self) -> None:
+        self.cameras = ()
 
     @staticmethod
     def _load(p: DetectorParameters) -> Detector:
@@ -171,56 +366,34 @@ class DetectorNode(ManagedNode):
 
     def activate(self) -> None:
         """Start to detect."""
-        self._seen = 0
-        self._stamps = StampWatch(self)
-        self._pace = Pace()
-        self._found_s = self._probed_s = time.monotonic()
-        self._scores_seen: deque[float] = deque(maxlen=10)
+        assert self._detector is not None
+        self.pace = Pace()
         self._worker = Worker(
             name='detect', on_error=self.log_error_once_a_second, nice=self.parameters.nice
         )
-        self._lane = self._worker.lane(
-            self._detect, waited=lambda ms: self.latencies.add('queue', ms)
+        turns = self._worker.turns(
+            self._detect,
+            at_once=self._batch,
+            # The network's input would grow to hold images of several shapes.
+            alike=_shape if self._detector.preprocess.rectangular else None,
         )
         self._requests = self._worker.lane(
             self._answer,
             depth=REQUESTS_WAITING,
-            delay_s=self._pace.delay_s,
+            delay_s=self.pace.delay_s,
             dropped=lambda request: _refuse(
                 request, BusyError('the detector has too many requests')
             ),
         )
         self._worker.start()
         self.until_deactivate(self._worker.stop)
-        assert self._detector is not None
-        self._label_publisher.publish(
-            label_info(
-                self._detector.names,
-                self.parameters.score_threshold,
-                make_header(self.now_ns(), ''),
-            )
+        labels = label_info(
+            self._detector.names,
+            self.parameters.score_threshold,
+            make_header(self.now_ns(), ''),
         )
-        self._recent: OrderedDict[int, Frame] = OrderedDict()
-        self._asked_s = -math.inf
-        self._wanted_ns = 0
-        self._input: ImageInput | None = None
-        if self.links:
-            self.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
-            self.until_deactivate(self.links.wanted_stamps_ns.subscribe(self._on_wanted))
-            self.until_deactivate(self.links.tracks.subscribe(lambda _: self._pace.answered()))
-        else:
-            self._input = ImageInput(
-                self,
-                self.parameters,
-                self._on_frame,
-                self.log_error_once_a_second,
-                accept=self._is_due,
-            )
-            self.until_deactivate(self._input.close)
-            subscription = self.create_subscription(
-                Header, 'detect_request', lambda header: self._on_wanted(stamp_ns(header)), 10
-            )
-            self.until_deactivate(lambda: self.destroy_subscription(subscription))
+        for camera in self.cameras:
+            camera.start(turns, labels)
 
     def parameters_changed(self, updated: DetectorParameters) -> None:
         """Thresholds and classes go to the detector; detect_every_n is read at each image."""
@@ -236,130 +409,74 @@ class DetectorNode(ManagedNode):
 
     def diagnose(self, report: Report) -> None:
         """Backend in use, counts."""
-        p = self.parameters
         for backend, count in self._inferences.items():
             report.values[f'inferences.{backend}'] = str(count)
+        self.diagnose_backend(report)
+        if self._detector is None:
+            return
+        report.values['backend_reason'] = self._detector.reason
+        if self.state_label != 'active':
+            return
+        report.values['requests'] = str(self._requests.counts.processed)
+        if len(self.cameras) == 1 and not self.cameras[0].name:
+            self.cameras[0].diagnose(report)
+            return
+        # What is to be said of each camera stands in its own status.
+        report.values['cameras'] = ','.join(camera.name for camera in self.cameras)
+        report.values['batch'] = str(self._batch)
+        totals: Counter[str] = Counter()
+        for camera in self.cameras:
+            totals.update(camera.counts())
+        report.values.update({key: str(total) for key, total in totals.items()})
+
+    def diagnose_backend(self, report: Report) -> None:
+        """What runs the network, for the node or one of its cameras."""
+        p = self.parameters
         report.values['model'] = p.model_path
         report.values['schedule'] = p.schedule
         report.values['detect_every_n'] = str(p.detect_every_n)
-        if self._detector is None:
-            return
-        report.hardware_id = self._detector.device
-        report.values['backend'] = self._detector.backend_name
-        report.values['device'] = self._detector.device
-        report.values['backend_reason'] = self._detector.reason
-        if self.state_label == 'active':
-            counts = self._lane.counts
-            failed = counts.failed + (self._input.failed if self._input else 0)
-            report.values['received'] = str(self._seen)
-            report.values['detected'] = str(counts.processed)
-            report.values['dropped'] = str(counts.dropped)
-            report.values['failed'] = str(failed)
-            report.values['requests'] = str(self._requests.counts.processed)
-            self._stamps.diagnose(report)
-            if self._input:
-                self._input.diagnose(report)
-            if self._scores_seen:
-                self._diagnose_scores(report)
+        if self._detector is not None:
+            report.hardware_id = self._detector.device
+            report.values['backend'] = self._detector.backend_name
+            report.values['device'] = self._detector.device
 
-    def _diagnose_scores(self, report: Report) -> None:
-        """Why nothing is found, as far as scores tell."""
-        p = self.parameters
-        best = max(self._scores_seen)
-        silent_s = time.monotonic() - self._found_s
-        report.values['best_score'] = f'{best:.3f}'
-        kinds = f'of {p.classes} ' if p.classes else ''
-        text = (
-            f'nothing {kinds}found for {silent_s:.0f} s: the best score seen is {best:.2f}, '
-            f'score_threshold is {p.score_threshold:.2f}'
-        )
-        if best >= CLEARLY_SOMETHING:
-            report.warn(text)
-        else:
-            report.note(text)
-
-    def _is_due(self, stamp_ns: int) -> bool:
-        if self._stamps.jumped_back(stamp_ns):
-            self._seen = 0
-        every = self.parameters.detect_every_n
-        since_due = self._seen % every
-        self._seen += 1
+    def watch_pace(self) -> None:
+        """An image of a camera has come."""
         if self.parameters.schedule == 'adaptive':
-            self._pace.arrived(1, 1)  # the tracker may want the very next one
-            return True  # who is to choose among images needs them all
-        self._pace.arrived(every - since_due, every)
-        return since_due == 0
-
-    def _on_shared_frame(self, frame: Frame) -> None:
-        if self._is_due(frame.stamp_ns):
-            self._on_frame(frame)
-
-    def _on_frame(self, frame: Frame) -> None:
-        if self.parameters.schedule == 'every_n':
-            self._lane.offer(frame)
+            self.pace.arrived(1, 1)  # the tracker may want the very next one
             return
-        self._recent[frame.stamp_ns] = frame
-        if len(self._recent) > RECENT_FRAMES:
-            self._recent.popitem(last=False)
-        # A request may come before its image.
-        is_wanted = frame.stamp_ns == self._wanted_ns
-        is_alone = time.monotonic() - self._asked_s > UNASKED_S
-        is_nth = (self._seen - 1) % self.parameters.detect_every_n == 0
-        if is_wanted or (is_alone and is_nth):
-            self._lane.offer(frame)
+        # Between two images of the first camera that is due come one of each other.
+        until_due = min(camera.images_until_due for camera in self.cameras)
+        self.pace.arrived(1 + (until_due - 1) * len(self.cameras), self.parameters.detect_every_n)
 
-    def _on_wanted(self, stamp_ns: int) -> None:
-        """The tracker asks for a detection on the image of this stamp."""
-        self._asked_s = time.monotonic()
-        self._wanted_ns = stamp_ns
-        frame = self._recent.pop(stamp_ns, None)
-        if frame is not None and self.parameters.schedule == 'adaptive':
-            self._lane.offer(frame)
-
-    def _detect(self, frame: Frame) -> None:
+    def _detect(self, items: list[tuple[DetectorCamera, Frame]]) -> None:
+        """Detect on images of one or more cameras."""
         detector = self._detector
         assert detector is not None  # the worker ends before the model is freed
         started_s = time.perf_counter()
-        detections = self._find(detector, frame)
-        self._pace.worked(time.perf_counter() - started_s)
-        self._inferences[detector.backend_name] += 1
-        for stage, latency_ms in detector.timings.items():
-            self.latencies.add(stage, latency_ms)
-        result = Stamped(detections, frame.stamp_ns, frame.frame_id, detector.names)
-        if self.links:
-            self.links.detections.send(result)
-        if self._publisher.get_subscription_count():
-            started_s = time.perf_counter()
-            self._publisher.publish(to_message(result))
-            self.latencies.add('publish', (time.perf_counter() - started_s) * 1e3)
-        self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
-        self.fps.tick()
-
-    def _find(self, detector: Detector, frame: Frame) -> Detections:
-        """Run the detector; now and then, when it finds nothing, see how near to it things are."""
         now_s = time.monotonic()
-        threshold = self.parameters.score_threshold
-        is_probe = (
-            now_s - self._found_s > PROBE_AFTER_S
-            and now_s - self._probed_s > 1.0
-            and threshold > PROBE_SCORE
-        )
-        if is_probe:
-            self._probed_s = now_s
+        probed = {camera for camera, _ in items if camera.is_probe_due(now_s)}
+        frames = [frame for _, frame in items]
+        if probed:
             with self._settings:
                 detector.score_threshold = PROBE_SCORE
                 try:
-                    candidates = detector(frame)
+                    found = detector(frames)
                 finally:
                     self._apply(detector, self.parameters)
-            self._scores_seen.append(float(candidates.score.max(initial=0.0)))
-            detections = candidates[candidates.score >= threshold]
         else:
-            detections = detector(frame)
-        if len(detections):
-            self._found_s = now_s
-            self._scores_seen.clear()
-        return detections
+            found = detector(frames)
+        self.pace.worked(time.perf_counter() - started_s)
+        self._inferences[detector.backend_name] += len(items)
+        for (camera, frame), detections in zip(items, found, strict=True):
+            # The images of a batch have all waited for its end.
+            for stage, latency_ms in detector.timings.items():
+                camera.add_latency(stage, latency_ms)
+            if camera in probed:
+                detections = camera.probed(detections, now_s)
+            elif probed:
+                detections = detections[detections.score >= self.parameters.score_threshold]
+            camera.send(Stamped(detections, frame.stamp_ns, frame.frame_id, detector.names), now_s)
 
     def _on_request(self, request: DetectRequest) -> None:
         detector = self._detector
@@ -368,7 +485,7 @@ class DetectorNode(ManagedNode):
         elif request.backend not in ('', 'auto', detector.backend_name):
             text = f'backend: requests share the running detector ({detector.backend_name})'
             _refuse(request, OtherBackendError(text))
-        elif self._pace.is_full:
+        elif self.pace.is_full:
             text = 'the live images leave the detector no time: raise detect_every_n'
             _refuse(request, BusyError(text))
         else:
@@ -392,11 +509,15 @@ class DetectorNode(ManagedNode):
         except Exception as error:
             request.answer.set_exception(error)
             return
-        self._pace.worked(time.perf_counter() - started_s)
+        self.pace.worked(time.perf_counter() - started_s)
         self._inferences[detector.backend_name] += 1
         request.answer.set_result(
             DetectAnswer(detections, detector.names, detector.backend_name, dict(detector.timings))
         )
+
+
+def _shape(item: tuple[DetectorCamera, Frame]) -> tuple[int, ...]:
+    return item[1].image.shape
 
 
 def _refuse(request: DetectRequest, error: Exception) -> None:

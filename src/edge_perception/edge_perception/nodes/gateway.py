@@ -53,6 +53,7 @@ from edge_perception.media.pixels import decode_compressed
 from edge_perception.metrics.latency import PROMETHEUS_BOUNDS_MS
 from edge_perception.nodes.detector import BusyError, OtherBackendError
 from edge_perception.ros import process
+from edge_perception.ros.cameras import CamerasParameters, camera_names, in_camera
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
 from edge_perception.ros.messages import ClassNames, MessageError, message_to_tracks, stamp_ns
@@ -76,7 +77,7 @@ SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True)
-class GatewayParameters(NodeParameters):
+class GatewayParameters(CamerasParameters, NodeParameters):
     """Parameters of the gateway node."""
 
     host: str = parameter(
@@ -90,8 +91,11 @@ class GatewayParameters(NodeParameters):
     )
     nodes: str = parameter(
         'detector,tracker',
-        'names of the nodes without which /health is 503, separated by commas; empty for a '
-        'gateway that only answers /detect',
+        'names of the nodes without which /health is 503, of each camera, separated by commas; '
+        'empty for a gateway that only answers /detect',
+    )
+    camera: str = parameter(
+        '', 'of several cameras, the one whose tracks and video are shown; empty for the first'
     )
     silent_after_s: float = parameter(
         3.0, 'a node that sends no diagnostics for longer is not healthy', minimum=1.5, live=True
@@ -158,6 +162,10 @@ class GatewayNode(ManagedNode):
             request_timeout_s=p.request_timeout_s,
             max_viewers=p.max_viewers,
         )
+        self._cameras = camera_names(p.cameras)
+        self._shown = p.camera or self._cameras[0]
+        if self._shown not in self._cameras:
+            raise GatewayError(f'camera: {p.camera!r} is not one of cameras: {p.cameras!r}')
         # Now, and not when it is activated: a port in use shall end the start early.
         self._socket = listen(p.host, p.port)
         self.until_cleanup(lambda: self._socket.close())
@@ -166,22 +174,38 @@ class GatewayNode(ManagedNode):
     def activate(self) -> None:
         """Listen, on the topics and on the port."""
         p = self.parameters
-        self._statuses = NodeStatuses(self.get_namespace(), own_name='')
+        self._statuses = NodeStatuses(self.get_namespace(), own_name='', cameras=self._cameras)
         self._histograms_of: dict[str, DiagnosticStatus] = {}
         self._newest_tracks: Stamped[TrackArrays] | bytes | None = None
         self._picture_subscription: Any = None
         for kind, topic, handle, qos, raw in (
             (DiagnosticArray, '/diagnostics', self._statuses.update, QoSProfile(depth=50), False),
-            (DiagnosticArray, 'latency_histograms', self._on_histograms, RESULTS_QOS, False),
+            *(
+                (
+                    DiagnosticArray,
+                    in_camera(camera, 'latency_histograms'),
+                    self._on_histograms,
+                    RESULTS_QOS,
+                    False,
+                )
+                for camera in dict.fromkeys(('', *self._cameras))
+            ),
             # Decoded when somebody asks.
-            (Detection2DArray, 'tracks', self._on_tracks, RESULTS_QOS, True),
+            (
+                Detection2DArray,
+                in_camera(self._shown, 'tracks'),
+                self._on_tracks,
+                RESULTS_QOS,
+                True,
+            ),
         ):
             if raw and self.links:
                 continue
             subscription = self.create_subscription(kind, topic, handle, qos, raw=raw)
             self.until_deactivate(partial(self.destroy_subscription, subscription))
         if self.links:
-            self.until_deactivate(self.links.tracks.subscribe(self._on_tracks))
+            tracks = self.links.of(self._shown).tracks
+            self.until_deactivate(tracks.subscribe(self._on_tracks))
         if self._socket.fileno() < 0:
             self._socket = listen(p.host, p.port)
         host, port = self._socket.getsockname()[:2]
@@ -235,7 +259,10 @@ class GatewayNode(ManagedNode):
         if gateway is not None and gateway.viewers:
             if self._picture_subscription is None:
                 self._picture_subscription = self.create_subscription(
-                    CompressedImage, 'image_annotated/compressed', self._on_picture, image_qos(2)
+                    CompressedImage,
+                    in_camera(self._shown, 'image_annotated/compressed'),
+                    self._on_picture,
+                    image_qos(2),
                 )
         else:
             self._unsubscribe_picture()
@@ -258,7 +285,12 @@ class GatewayNode(ManagedNode):
         """State of the nodes, and the verdict of the metrics node where there is one."""
         p = self.parameters
         heard = self._statuses.heard(p.silent_after_s)
-        required = [name for part in p.nodes.split(',') if (name := part.strip())]
+        required = [
+            in_camera(camera, name)
+            for camera in self._cameras
+            for part in p.nodes.split(',')
+            if (name := part.strip())
+        ]
         nodes = {}
         problems = []
         for name in sorted({*self._statuses.of, *required}):
@@ -340,7 +372,8 @@ class GatewayNode(ManagedNode):
         bounds_s = [bound / 1e3 for bound in PROMETHEUS_BOUNDS_MS]
         histograms = {}
         for status in self._histograms_of.values():
-            node, _, totals = histograms_from(status)
+            full_name, _, totals = histograms_from(status)
+            node = self._statuses.relative_name(full_name)
             for stage, total in totals.items():
                 histograms[node, stage] = Histogram(
                     bounds_s, total.cumulative(), total.count, total.sum_ms / 1e3

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from rclpy.qos import QoSProfile
 from edge_perception.metrics.latency import SlidingTotals
 from edge_perception.metrics.system import GpuSample, SystemSample, SystemSampler
 from edge_perception.ros import process
+from edge_perception.ros.cameras import CamerasParameters, camera_names, in_camera
 from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import parameter
@@ -39,11 +41,12 @@ CLOCK_STEP_S = 0.5
 
 
 @dataclass(frozen=True)
-class MetricsParameters(NodeParameters):
+class MetricsParameters(CamerasParameters, NodeParameters):
     """Parameters of the metrics node."""
 
     nodes: str = parameter(
-        'detector,tracker', 'names of the nodes that must be heard, separated by commas'
+        'detector,tracker',
+        'names of the nodes that must be heard, of each camera, separated by commas',
     )
     window_s: float = parameter(
         60.0,
@@ -103,7 +106,10 @@ class MetricsNode(ManagedNode):
     def activate(self) -> None:
         """Listen."""
         p = self.parameters
-        self._statuses = NodeStatuses(self.get_namespace(), own_name=self.get_name())
+        self._cameras = camera_names(p.cameras)
+        self._statuses = NodeStatuses(
+            self.get_namespace(), own_name=self.get_name(), cameras=self._cameras
+        )
         self._totals = SlidingTotals(p.window_s)
         self._dropped: dict[str, tuple[int, int]] = {}
         self._since_s = self._diagnosed_s = time.monotonic()
@@ -111,7 +117,10 @@ class MetricsNode(ManagedNode):
         self._clock_step = (0.0, '')
         for topic, handle, qos in (
             ('/diagnostics', self._statuses.update, QoSProfile(depth=50)),
-            ('latency_histograms', self._on_histograms, RESULTS_QOS),
+            *(
+                (in_camera(camera, 'latency_histograms'), self._on_histograms, RESULTS_QOS)
+                for camera in dict.fromkeys(('', *self._cameras))
+            ),
         ):
             subscription = self.create_subscription(DiagnosticArray, topic, handle, qos)
             self.until_deactivate(partial(self.destroy_subscription, subscription))
@@ -134,8 +143,13 @@ class MetricsNode(ManagedNode):
 
     def _on_histograms(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            name, age_s, totals = histograms_from(status)
-            self._totals.update(name, totals, age_s)
+            full_name, age_s, totals = histograms_from(status)
+            if name := self._statuses.relative_name(full_name):
+                self._totals.update(name, totals, age_s)
+
+    def _of_cameras(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        """The nodes by the names that they have with each camera."""
+        return tuple(in_camera(camera, node) for camera in self._cameras for node in nodes)
 
     def diagnose(self, report: Report) -> None:
         """The summary."""
@@ -159,30 +173,30 @@ class MetricsNode(ManagedNode):
             self._since_s += pause_s
             self._statuses.forgive(pause_s)
 
-    def _missing(self, report: Report) -> list[str]:
+    def _missing(self, report: Report) -> list[_Reason]:
         """Report nodes that are needed and not there; returns what to say of them."""
         p = self.parameters
-        texts = []
-        for name in (part.strip() for part in p.nodes.split(',')):
-            if not name:
-                continue
+        reasons = []
+        wanted = [name for part in p.nodes.split(',') if (name := part.strip())]
+        for name in self._of_cameras(wanted):
             status = self._statuses.of.get(name)
             silent_s = time.monotonic() - (status.heard_s if status else self._since_s)
             if silent_s <= p.silent_after_s:
                 continue
             if status is None:
-                texts.append(f'{name} is silent: it does not run, or not in this namespace')
+                text = f'{name} is silent: it does not run, or not in this namespace'
             elif status.state == 'configuring' and status.level == DiagnosticStatus.ERROR:
-                texts.append(f'{name} ended: {status.message}')
+                text = f'{name} ended: {status.message}'
             elif status.state == 'configuring' and silent_s < LOADING_AT_MOST_S:
                 report.warn(f'{name} is loading for {silent_s:.0f} s')
                 continue
             else:
-                texts.append(f'{name} is silent for {silent_s:.0f} s: it ended, or hangs')
-            report.error(texts[-1])
-        return texts
+                text = f'{name} is silent for {silent_s:.0f} s: it ended, or hangs'
+            report.error(text)
+            reasons.append(_Reason(text, (name,)))
+        return reasons
 
-    def _merge(self, report: Report) -> list[str]:
+    def _merge(self, report: Report) -> list[_Reason]:
         """Take over what the nodes say; the same said by several is said once.
 
         Returns:
@@ -193,14 +207,15 @@ class MetricsNode(ManagedNode):
             if status.message != 'OK':
                 for text in status.message.split('; '):
                     said.setdefault((status.level, text), []).append(name)
-        texts = []
-        for (level, text), names in said.items():
-            texts.append(f'{", ".join(sorted(names))}: {text}')
+        reasons = []
+        for (level, message), names in said.items():
+            text = f'{", ".join(sorted(names))}: {message}'
+            reasons.append(_Reason(text, tuple(names)))
             if level == DiagnosticStatus.ERROR:
-                report.error(texts[-1])
+                report.error(text)
             elif level != DiagnosticStatus.OK:
-                report.warn(texts[-1])
-        return texts
+                report.warn(text)
+        return reasons
 
     def _heard(self) -> dict[str, NodeStatus]:
         return self._statuses.heard(self.parameters.silent_after_s)
@@ -209,7 +224,7 @@ class MetricsNode(ManagedNode):
         p = self.parameters
         report.values['window_s'] = f'{p.window_s:g}'
         for stage, nodes in STAGES.items():
-            summary = self._totals.window(stage, nodes).summary()
+            summary = self._totals.window(stage, self._of_cameras(nodes)).summary()
             report.values[f'{stage}_ms.count'] = str(summary.count)
             if not summary.count:
                 continue
@@ -238,17 +253,26 @@ class MetricsNode(ManagedNode):
                 was_received, was_dropped = self._dropped.get(name, (0, 0))
                 self._dropped[name] = received, dropped
                 new, lost = received - was_received, dropped - was_dropped
-                if new > 0 and 100.0 * lost / new > p.dropped_warn_percent:
+                # A node of several cameras says the same of each of them.
+                is_sum = 'cameras' in status.values
+                if new > 0 and not is_sum and 100.0 * lost / new > p.dropped_warn_percent:
                     report.warn(f'{name} dropped {lost} of {new} images in the last second')
         report.values['inference_count'] = str(inferences.total())
         for backend, count in inferences.items():
             report.values[f'inferences.{backend}'] = str(count)
-        output = heard.get(OUTPUT_NODE)
-        if output is not None and output.state == 'active':
-            fps = float(output.values.get('fps', 0.0))
-            report.values['fps'] = f'{fps:.2f}'
+        rates = {
+            name: float(heard_of.values.get('fps', 0.0))
+            for name in self._of_cameras([OUTPUT_NODE])
+            if (heard_of := heard.get(name)) is not None and heard_of.state == 'active'
+        }
+        if rates:
+            report.values['fps'] = f'{sum(rates.values()):.2f}'
+        for name, fps in rates.items():
             if 0.0 < fps < p.fps_warn:
-                report.warn(f'{fps:.1f} tracks messages a second, wanted {p.fps_warn:g}')
+                of_camera = f' of {name.rpartition("/")[0]}' if '/' in name else ''
+                report.warn(
+                    f'{fps:.1f} tracks messages{of_camera} a second, wanted {p.fps_warn:g}'
+                )
 
     def _add_clock(self, report: Report) -> None:
         now_s = time.monotonic()
@@ -302,22 +326,42 @@ class MetricsNode(ManagedNode):
                 report.values[f'process.{label}.rss_mib'] = f'{load.rss_mib:.1f}'
                 report.values[f'process.{label}.threads'] = str(load.threads)
 
-    def _explain(self, report: Report, reasons: list[str]) -> None:
-        """Say why nothing comes out, when nothing does."""
+    def _explain(self, report: Report, reasons: list[_Reason]) -> None:
+        """Say why nothing comes out, when nothing does: of any camera."""
         heard = self._heard()
-        output = heard.get(OUTPUT_NODE)
-        values = output.values if output else {}
-        if float(values.get('fps', 0.0)) and any(
-            int(values.get(f'tracks_{source}', 0)) for source in ('detected', 'predicted')
-        ):
-            return
-        if not reasons:
-            if not float(values.get('fps', 0.0)):
-                reasons = ['no image has been answered in the last seconds']
-            else:
-                reasons = ['images come and nothing is found in them']
-        for number, text in enumerate(reasons, 1):
+        texts: dict[str, None] = {}  # in order, each once
+        for camera in self._cameras:
+            output = heard.get(in_camera(camera, OUTPUT_NODE))
+            values = output.values if output else {}
+            comes = float(values.get('fps', 0.0)) > 0.0
+            if comes and any(
+                int(values.get(f'tracks_{source}', 0)) for source in ('detected', 'predicted')
+            ):
+                continue
+            others = {other for other in self._cameras if other != camera}
+            of_camera = [reason.text for reason in reasons if not reason.is_only_of(others)]
+            if not of_camera:
+                text = (
+                    'images come and nothing is found in them'
+                    if comes
+                    else 'no image has been answered in the last seconds'
+                )
+                of_camera = [f'{camera}: {text}' if camera else text]
+            texts.update(dict.fromkeys(of_camera))
+        for number, text in enumerate(texts, 1):
             report.values[f'why_no_output.{number}'] = text
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """What may be why nothing comes out, and the nodes that it is said of."""
+
+    text: str
+    nodes: tuple[str, ...]
+
+    def is_only_of(self, cameras: set[str]) -> bool:
+        """Whether all its nodes are of these cameras."""
+        return all(node.rpartition('/')[0] in cameras for node in self.nodes)
 
 
 def _judge(report: Report, text: str, value: float, warn_above: float, error_above: float) -> None:

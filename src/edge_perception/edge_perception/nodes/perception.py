@@ -2,6 +2,9 @@
 
 All of them share one image subscription and one decoded frame. Each is the same node, with the
 same name, parameters and topics, as when it runs alone.
+
+With several cameras there is one detector, and a tracker, a visualizer and a source in the
+namespace of each camera.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from rclpy.parameter import Parameter
 
 from edge_perception.nodes.detector import DetectorNode
 from edge_perception.nodes.metrics import MetricsNode
@@ -17,8 +22,9 @@ from edge_perception.nodes.source import SourceNode
 from edge_perception.nodes.tracker import TrackerNode
 from edge_perception.nodes.visualizer import VisualizerNode
 from edge_perception.ros import process
+from edge_perception.ros.cameras import CamerasParameters, camera_names
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters
-from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
+from edge_perception.ros.lifecycle import Camera, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import ParameterError, parameter
 
@@ -39,10 +45,12 @@ MEMBERS: dict[str, Callable[..., ManagedNode]] = {
     'detector': DetectorNode,
     'source': SourceNode,
 }
+EACH_CAMERA = ('visualizer', 'tracker', 'source')
+"""Members of which every camera has its own; the others serve all cameras."""
 
 
 @dataclass(frozen=True)
-class PerceptionParameters(ImageInputParameters, NodeParameters):
+class PerceptionParameters(ImageInputParameters, CamerasParameters, NodeParameters):
     """Parameters of the perception node, which takes in the images for all."""
 
     image_depth: int = parameter(
@@ -55,8 +63,37 @@ class PerceptionParameters(ImageInputParameters, NodeParameters):
     )
 
 
+class PerceptionCamera(Camera):
+    """The images of one camera, for the other nodes of the process."""
+
+    def __init__(self, node: PerceptionNode, name: str) -> None:
+        super().__init__(node, name)
+        self.input: ImageInput | None = None
+
+    def subscribe(self) -> None:
+        """Take images in, until the node is deactivated."""
+        assert self.node.links is not None
+        self.input = ImageInput(
+            self.node,
+            self.node.parameters,
+            self.node.links.of(self.name).frames.send,
+            self.log_error_once_a_second,
+            camera=self,
+        )
+        self.node.until_deactivate(self.input.close)
+
+    def diagnose(self, report: Report) -> None:
+        """Counts of the images taken in."""
+        if self.node.state_label == 'active' and self.input is not None:
+            report.values['received'] = str(self.input.received)
+            report.values['failed'] = str(self.input.failed)
+            self.input.diagnose(report)
+
+
 class PerceptionNode(ManagedNode):
-    """Topics: image_raw, for the other nodes of the process."""
+    """Topics: image_raw, of each camera where there are several, for the nodes of the process."""
+
+    cameras: tuple[PerceptionCamera, ...]
 
     def __init__(self, *, links: Links, **kwargs: Any) -> None:
         super().__init__('perception', PerceptionParameters, links=links, **kwargs)
@@ -77,27 +114,51 @@ class PerceptionNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe, where no node of this process is the source."""
-        assert self.links is not None
-        self._input: ImageInput | None = None
+        names = camera_names(self.parameters.cameras)
+        self.cameras = tuple(PerceptionCamera(self, name) for name in names)
         if 'source' not in self.members:
-            self._input = ImageInput(
-                self, self.parameters, self.links.frames.send, self.log_error_once_a_second
-            )
-            self.until_deactivate(self._input.close)
+            for camera in self.cameras:
+                camera.subscribe()
 
     def diagnose(self, report: Report) -> None:
         """Counts of the images taken in."""
-        if self.state_label == 'active' and self._input is not None:
-            report.values['received'] = str(self._input.received)
-            report.values['failed'] = str(self._input.failed)
-            self._input.diagnose(report)
+        for camera in self.cameras:
+            if not camera.name:
+                camera.diagnose(report)
 
 
-def create_nodes() -> list[ManagedNode]:
-    """The nodes of the process; `perception` itself last, so that it subscribes last."""
+def create_nodes(**kwargs: Any) -> list[ManagedNode]:
+    """The nodes of the process; `perception` itself last, so that it subscribes last.
+
+    Args:
+        kwargs: for rclpy's nodes, such as a context.
+
+    Raises:
+        ParameterError: the parameters of `perception` are wrong.
+    """
     links = Links()
-    perception = PerceptionNode(links=links)
-    return [*(MEMBERS[name](links=links) for name in perception.members), perception]
+    overrides = cast('list[Parameter]', kwargs.pop('parameter_overrides', []))
+    perception = PerceptionNode(links=links, parameter_overrides=overrides, **kwargs)
+    cameras = perception.parameters.cameras
+    names = camera_names(cameras)
+    nodes: list[ManagedNode] = []
+    for member in perception.members:
+        make = MEMBERS[member]
+        if cameras and member in EACH_CAMERA:
+            for name in names:
+                arguments = ['--ros-args', '-r', f'__ns:={_namespace(perception, name)}']
+                nodes.append(make(links=links.of(name), cli_args=arguments, **kwargs))
+        elif cameras:
+            given = [Parameter('cameras', value=cameras)]
+            nodes.append(make(links=links, parameter_overrides=given, **kwargs))
+        else:
+            nodes.append(make(links=links, **kwargs))
+    return [*nodes, perception]
+
+
+def _namespace(perception: ManagedNode, camera: str) -> str:
+    # As an argument: `-r __ns:=...` of the process would win over a namespace that is given so.
+    return f'{perception.get_namespace().rstrip("/")}/{camera}'
 
 
 def main() -> None:

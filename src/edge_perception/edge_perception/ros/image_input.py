@@ -11,8 +11,9 @@ from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventType
 from rclpy.qos import qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
 
+from edge_perception.ros.cameras import in_camera
 from edge_perception.ros.images import compressed_to_frame, image_to_frame
-from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, Report
+from edge_perception.ros.lifecycle import RECENT_S, Camera, ManagedNode, Report
 from edge_perception.ros.messages import MessageError, stamp_ns
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import image_qos
@@ -59,6 +60,7 @@ class ImageInput:
         on_frame: called with each frame on the executor's thread.
         on_error: called when a message is malformed or carries no stamp.
         accept: called with the stamp of each message; False skips its conversion.
+        camera: whose images, where the node serves several.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ImageInput:
         on_frame: Callable[[Frame], None],
         on_error: Callable[[Exception], None],
         accept: Callable[[int], bool] | None = None,
+        camera: Camera | None = None,
     ) -> None:
         self.received = 0
         self.failed = 0
@@ -75,7 +78,8 @@ class ImageInput:
         self._on_frame = on_frame
         self._on_error = on_error
         self._accept = accept
-        topic = node.resolve_topic_name('image_raw')
+        self._add_latency = camera.add_latency if camera else node.latencies.add
+        topic = node.resolve_topic_name(in_camera(camera.name if camera else '', 'image_raw'))
         self._compressed = parameters.image_transport == 'compressed'
         self.topic = f'{topic}/compressed' if self._compressed else topic
         self._to_frame = compressed_to_frame if self._compressed else image_to_frame
@@ -161,7 +165,7 @@ class ImageInput:
                     f'an image on {self.topic} has no stamp: set header.stamp in its publisher'
                 )
             self._age_ms = (self._node.now_ns() - stamp) / 1e6
-            self._node.latencies.add('transport', self._age_ms)
+            self._add_latency('transport', self._age_ms)
             if self._accept is None or self._accept(stamp):
                 self._on_frame(self._to_frame(message))
         except EdgePerceptionError as error:
@@ -174,12 +178,15 @@ class StampWatch:
 
     Args:
         node: whose log and diagnostics say so.
+        camera: whose images, where the node serves several.
     """
 
     FORWARD_NS = 10_000_000_000
 
-    def __init__(self, node: ManagedNode) -> None:
+    def __init__(self, node: ManagedNode, camera: Camera | None = None) -> None:
         self._node = node
+        self._latencies = camera.latencies if camera else node.latencies
+        self._images = f'images of {camera.name}' if camera and camera.name else 'images'
         self._last_ns = 0
         self._text = ''
         self._jumped_s = 0.0
@@ -194,13 +201,13 @@ class StampWatch:
         direction = 'back' if step_ns < 0 else 'forward'
         self.jumps += 1
         self._jumped_s = time.monotonic()
-        self._text = f'stamps of images jumped {direction} by {abs(step_ns) / 1e9:.1f} s'
+        self._text = f'stamps of {self._images} jumped {direction} by {abs(step_ns) / 1e9:.1f} s'
         self._node.get_logger().warning(
             f'{self._text}: statistics start anew',
             event='stamps_jumped',
             fields={'step_s': step_ns / 1e9},
         )
-        self._node.latencies.reset()
+        self._latencies.reset()
         return step_ns < 0
 
     def diagnose(self, report: Report) -> None:

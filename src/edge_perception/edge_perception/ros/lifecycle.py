@@ -75,8 +75,8 @@ class ManagedNode(LifecycleNode):
         super().__init__(name, **kwargs)
         self.links = links
         self._failure = ''
-        self._last_error = ''
-        self._last_error_s = 0.0
+        self._errors = _LastError()
+        self.cameras: tuple[Camera, ...] = ()
         self.latencies = StageLatencies()
         self.fps = FPSMeter()
         self._live = LiveParameters(
@@ -157,10 +157,8 @@ class ManagedNode(LifecycleNode):
 
     def log_error_once_a_second(self, error: Exception) -> None:
         """Log an error of one frame, more within the second not; diagnostics speak of it."""
-        text = str(error) if isinstance(error, EdgePerceptionError) else repr(error)
-        self._last_error, self._last_error_s = text, time.monotonic()
-        event = type(error).__name__
-        self.get_logger().error(text, event=event, throttle_duration_sec=1.0)
+        text = self._errors.remember(error)
+        self.get_logger().error(text, event=type(error).__name__, throttle_duration_sec=1.0)
 
     def get_logger(self) -> Any:
         """The node's logger; its messages take `event` and `fields` too (see EventLogger)."""
@@ -207,6 +205,9 @@ class ManagedNode(LifecycleNode):
         try:
             self.latencies.reset()
             self.fps.reset()
+            for camera in self.cameras:
+                camera.latencies.reset()
+                camera.fps.reset()
             self.activate()
         except Exception as error:
             self._fail(error)
@@ -261,16 +262,29 @@ class ManagedNode(LifecycleNode):
         self.get_logger().error(text, event=type(error).__name__)
 
     def _publish_diagnostics(self) -> None:
+        name = self.get_fully_qualified_name().lstrip('/')
+        report = self._report(self)
+        report.values['process'] = self.process_text
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [report.status(name)]
+        for camera in self.cameras:
+            if camera.name:
+                message.status.append(self._report(camera).status(camera.status_name))
+        self._diagnostics.publish(message)
+        if self._histograms.get_subscription_count():
+            self._histograms.publish(self._histogram_message(message.header))
+
+    def _report(self, speaker: ManagedNode | Camera) -> Report:
+        """What the node says of itself, or of one of its cameras."""
         report = Report()
         report.values['state'] = self.state_label
-        report.values['process'] = self.process_text
         if self._failure:
             report.error(self._failure)
-        if self._last_error and time.monotonic() - self._last_error_s < RECENT_S:
-            report.warn(self._last_error)
+        speaker._errors.diagnose(report)
         if self.state_id == State.PRIMARY_STATE_ACTIVE:
-            report.values['fps'] = f'{self.fps.fps:.2f}'
-            for stage, summary in self.latencies.summaries().items():
+            report.values['fps'] = f'{speaker.fps.fps:.2f}'
+            for stage, summary in speaker.latencies.summaries().items():
                 if summary.count:
                     for key in ('avg', 'p50', 'p90', 'p95', 'p99'):
                         value = getattr(summary, f'{key}_ms')
@@ -283,28 +297,103 @@ class ManagedNode(LifecycleNode):
         ):
             report.warn(f'node is {self.state_label}')
         try:
-            self.diagnose(report)
+            speaker.diagnose(report)
         except Exception as error:  # what a node says of itself must not end it
             report.error(f'its diagnostics failed: {error!r}')
             self._log_failure(error)
-        message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [report.status(self.get_fully_qualified_name().lstrip('/'))]
-        self._diagnostics.publish(message)
-        if self._histograms.get_subscription_count():
-            self._histograms.publish(self._histogram_message(message.header))
+        return report
 
     def _histogram_message(self, header: Header) -> DiagnosticArray:
-        values = [KeyValue(key='age_s', value=f'{self.latencies.age_s:.3f}')]
-        for stage, histogram in self.latencies.totals().items():
-            values.append(KeyValue(key=stage, value=histogram.to_text()))
-        status = DiagnosticStatus(name=self.get_fully_qualified_name().lstrip('/'), values=values)
-        return DiagnosticArray(header=header, status=[status])
+        name = self.get_fully_qualified_name().lstrip('/')
+        cameras = [
+            _histogram_status(camera.status_name, camera.latencies)
+            for camera in self.cameras
+            if camera.name
+        ]
+        # Those of the node are the sum of its cameras'.
+        return DiagnosticArray(
+            header=header, status=cameras or [_histogram_status(name, self.latencies)]
+        )
+
+
+def _histogram_status(name: str, latencies: StageLatencies) -> DiagnosticStatus:
+    values = [KeyValue(key='age_s', value=f'{latencies.age_s:.3f}')]
+    for stage, histogram in latencies.totals().items():
+        values.append(KeyValue(key=stage, value=histogram.to_text()))
+    return DiagnosticStatus(name=name, values=values)
 
 
 def _undo_all(steps: list[Callable[[], object]]) -> None:
     while steps:
         steps.pop()()
+
+
+class _LastError:
+    """The newest error of one frame, for as long as diagnostics speak of it."""
+
+    def __init__(self) -> None:
+        self._text = ''
+        self._seen_s = 0.0
+
+    def remember(self, error: Exception) -> str:
+        """Keep an error; returns its text."""
+        self._text = str(error) if isinstance(error, EdgePerceptionError) else repr(error)
+        self._seen_s = time.monotonic()
+        return self._text
+
+    def diagnose(self, report: Report) -> None:
+        """Say it, while it is recent."""
+        if self._text and time.monotonic() - self._seen_s < RECENT_S:
+            report.warn(self._text)
+
+
+class Camera:
+    """One of the cameras that a node serves: with numbers, errors and a status of its own.
+
+    The status has the name that the node would have in the namespace of the camera, so that who
+    looks at one camera sees a node of its own. The only camera of a node has no name, and its
+    numbers and errors are those of the node.
+
+    Args:
+        node: the node; its numbers hold those of all its cameras.
+        name: namespace of the camera, relative to the node's; empty for the only one.
+    """
+
+    def __init__(self, node: ManagedNode, name: str) -> None:
+        self.name = name
+        self.node = node
+        self.latencies = StageLatencies() if name else node.latencies
+        self.fps = FPSMeter() if name else node.fps
+        self._errors = _LastError()
+
+    @property
+    def status_name(self) -> str:
+        """The name of its status."""
+        parts = (self.node.get_namespace().strip('/'), self.name, self.node.get_name())
+        return '/'.join(part for part in parts if part)
+
+    def add_latency(self, stage: str, latency_ms: float) -> None:
+        """Count one duration of `stage`, for the camera and for the node."""
+        self.latencies.add(stage, latency_ms)
+        if self.name:
+            self.node.latencies.add(stage, latency_ms)
+
+    def tick(self) -> None:
+        """Count one result, for the camera and for the node."""
+        self.fps.tick()
+        if self.name:
+            self.node.fps.tick()
+
+    def log_error_once_a_second(self, error: Exception) -> None:
+        """As that of the node; the camera's status speaks of it."""
+        if not self.name:
+            self.node.log_error_once_a_second(error)
+            return
+        text = f'{self.name}: {self._errors.remember(error)}'
+        self.node.get_logger().error(text, event=type(error).__name__, throttle_duration_sec=1.0)
+
+    def diagnose(self, report: Report) -> None:
+        """Add what is to be said of this camera."""
 
 
 class Report:

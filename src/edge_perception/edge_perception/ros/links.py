@@ -1,7 +1,8 @@
 """How nodes of one process hand data to each other without messages in between.
 
 Each node takes `Links` or None. With links it gets frames, detections and tracks as the arrays
-they are; without, from topics. What a node publishes is the same in both cases.
+they are; without, from topics. What a node publishes is the same in both cases. Where one process
+serves several cameras, each has its channels.
 """
 
 from __future__ import annotations
@@ -100,10 +101,21 @@ class Channel(Generic[T]):
 
 @dataclass(frozen=True)
 class Links:
-    """The channels between the nodes of one process."""
+    """The channels between the nodes of one process, for one camera.
+
+    Attributes:
+        detect_requests: images of whoever asks, which belong to no camera.
+        wanted_stamps_ns: of the images that the tracker wants detections on.
+        cameras: the channels of each camera, where there are several.
+    """
 
     frames: Channel[Frame] = field(default_factory=Channel)
     detections: Channel[Stamped[Detections]] = field(default_factory=Channel)
     tracks: Channel[Stamped[Tracks]] = field(default_factory=Channel)
     detect_requests: Channel[DetectRequest] = field(default_factory=Channel)
     wanted_stamps_ns: Channel[int] = field(default_factory=Channel)
+    cameras: dict[str, Links] = field(default_factory=dict)
+
+    def of(self, camera: str) -> Links:
+        """The channels of a camera; these, when it has no name because it is the only one."""
+        return self.cameras.setdefault(camera, Links()) if camera else self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -33,25 +34,29 @@ class NodeStatus:
 
 
 class NodeStatuses:
-    """The last statuses of the nodes of one namespace: every camera has its own pipeline.
+    """The last statuses of the nodes of one pipeline: of a namespace, and of its cameras.
 
     `update` and `forgive` are called on one thread, the others on any.
 
     Args:
         namespace: of the nodes, with or without slashes.
         own_name: a node to leave out.
+        cameras: namespaces in it whose nodes belong to the pipeline; these are named with their
+            camera, such as `front/tracker`.
     """
 
-    def __init__(self, namespace: str, *, own_name: str) -> None:
-        self._namespace = namespace.strip('/')
+    def __init__(self, namespace: str, *, own_name: str, cameras: Sequence[str] = ('',)) -> None:
+        prefix = namespace.strip('/')
+        self._prefix = f'{prefix}/' if prefix else ''
         self._own_name = own_name
+        self._cameras = ('', *cameras)
         self.of: dict[str, NodeStatus] = {}
 
     def update(self, message: DiagnosticArray) -> None:
         """Take in a message of /diagnostics."""
         for status in message.status:
-            namespace, _, name = status.name.split(':')[0].rpartition('/')
-            if namespace == self._namespace and name != self._own_name:
+            name = self.relative_name(status.name.split(':')[0])
+            if name and name != self._own_name:
                 heard = NodeStatus(
                     bytes(status.level),
                     status.message,
@@ -59,6 +64,14 @@ class NodeStatuses:
                     time.monotonic(),
                 )
                 self.of = {**self.of, name: heard}  # other threads iterate over the old one
+
+    def relative_name(self, full_name: str) -> str:
+        """The name that a node has here; empty when it is of another pipeline."""
+        name = full_name.strip('/')
+        if not name.startswith(self._prefix):
+            return ''
+        name = name[len(self._prefix) :]
+        return name if name.rpartition('/')[0] in self._cameras else ''
 
     def heard(self, within_s: float) -> dict[str, NodeStatus]:
         """The statuses of the last seconds, by node."""
@@ -77,7 +90,7 @@ def histograms_from(status: DiagnosticStatus) -> tuple[str, float, dict[str, Lat
     """A status of the topic latency_histograms.
 
     Returns:
-        The node's name, the age of its histograms in seconds, and the histograms by stage.
+        The node's full name, the age of its histograms in seconds, and the histograms by stage.
 
     Raises:
         ValueError: it does not come from a node of this package.
@@ -85,4 +98,4 @@ def histograms_from(status: DiagnosticStatus) -> tuple[str, float, dict[str, Lat
     values = {item.key: item.value for item in status.values}
     age_s = float(values.pop('age_s'))
     totals = {stage: LatencyHistogram.from_text(text) for stage, text in values.items()}
-    return status.name.rpartition('/')[2], age_s, totals
+    return status.name, age_s, totals

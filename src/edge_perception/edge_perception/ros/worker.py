@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -29,18 +29,16 @@ class Lane(Generic[T]):
     def __init__(
         self,
         worker: Worker,
-        process: Callable[[T], None],
         depth: int,
         waited: Callable[[float], None] | None,
-        delay_s: Callable[[], float] | None,
         dropped: Callable[[T], None] | None,
+        on_error: Callable[[Exception], None],
     ) -> None:
         self.counts = LaneCounts()
         self._worker = worker
-        self._process = process
         self._waited = waited
-        self._delay_s = delay_s
         self._dropped = dropped
+        self._on_error = on_error
         self._items: deque[tuple[float, T]] = deque()
         self._depth = depth
 
@@ -59,6 +57,55 @@ class Lane(Generic[T]):
             self._dropped(item)
 
 
+class Turns(Generic[T]):
+    """Lanes of equal rank: the one whose last turn was longest ago goes first.
+
+    So a lane that is offered much more than others gets no more of the worker than they, as long
+    as something waits in theirs.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        process: Callable[[list[T]], None],
+        at_once: int = 1,
+        alike: Callable[[T], Hashable] | None = None,
+        delay_s: Callable[[], float] | None = None,
+    ) -> None:
+        self._at_once = at_once
+        self._alike = alike
+        self._worker = worker
+        self._process = process
+        self._delay_s = delay_s
+        self._lanes: list[Lane[T]] = []
+
+    def lane(
+        self,
+        *,
+        depth: int = 1,
+        waited: Callable[[float], None] | None = None,
+        dropped: Callable[[T], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> Lane[T]:
+        """Add a lane; see Worker.lane. `on_error` takes the place of the worker's."""
+        lane = Lane(self._worker, depth, waited, dropped, on_error or self._worker.on_error)
+        self._lanes.append(lane)
+        return lane
+
+    def _take(self) -> list[Lane[T]]:
+        """The lanes whose turn it is; they go to the end of the order."""
+        taken = [lane for lane in self._lanes if lane._items]
+        if self._alike and self._at_once > 1:
+            kinds = [self._alike(lane._items[0][1]) for lane in taken]
+            taken = [lane for lane, kind in zip(taken, kinds, strict=True) if kind == kinds[0]]
+        del taken[self._at_once :]
+        if len(self._lanes) > 1:
+            for lane in taken:
+                self._lanes.remove(lane)
+                self._lanes.append(lane)
+        return taken
+
+
 class Worker:
     """Runs the items of its lanes on one thread; earlier lanes go first.
 
@@ -72,9 +119,9 @@ class Worker:
     def __init__(self, *, name: str, on_error: Callable[[Exception], None], nice: int = 0) -> None:
         self.wake = threading.Condition()
         self._name = name
-        self._on_error = on_error
+        self.on_error = on_error
         self._nice = nice
-        self._lanes: list[Lane[Any]] = []
+        self._turns: list[Turns[Any]] = []
         self._thread: threading.Thread | None = None
 
     def lane(
@@ -97,9 +144,29 @@ class Worker:
             dropped: called with each item that is pushed out, or that waits when the worker
                 stops; returns at once.
         """
-        lane = Lane(self, process, depth, waited, delay_s, dropped)
-        self._lanes.append(lane)
-        return lane
+        turns: Turns[T] = Turns(self, lambda items: process(items[0]), delay_s=delay_s)
+        self._turns.append(turns)
+        return turns.lane(depth=depth, waited=waited, dropped=dropped)
+
+    def turns(
+        self,
+        process: Callable[[list[T]], None],
+        *,
+        at_once: int = 1,
+        alike: Callable[[T], Hashable] | None = None,
+    ) -> Turns[T]:
+        """Add a group of lanes that are served in fair turn.
+
+        Args:
+            process: called on the worker's thread with items of different lanes, one or more. It
+                does all of them or raises before it has done any: then each is tried alone, so
+                that a bad item harms no other lane.
+            at_once: the most items to take together, of those that wait anyway.
+            alike: items are taken together only where this is the same for all.
+        """
+        turns = Turns(self, process, at_once, alike)
+        self._turns.append(turns)
+        return turns
 
     def start(self) -> None:
         """Start the thread. What waits in the lanes is taken first."""
@@ -114,9 +181,10 @@ class Worker:
         """
         with self.wake:
             thread, self._thread = self._thread, None
-            for lane in self._lanes:
-                while lane._items:
-                    lane._drop(lane._items.popleft()[1])
+            for turns in self._turns:
+                for lane in turns._lanes:
+                    while lane._items:
+                        lane._drop(lane._items.popleft()[1])
             self.wake.notify_all()
         if thread is None or thread is threading.current_thread():
             return True
@@ -127,16 +195,16 @@ class Worker:
         # A thread that outlasted its stop must not work beside the one started after it.
         return self._thread is threading.current_thread()
 
-    def _next_lane(self) -> Lane[Any] | None:
-        """The first lane whose turn it is; waits when there is none, and returns None then."""
+    def _next_turns(self) -> Turns[Any] | None:
+        """The first lanes whose turn it is; waits when there are none, and returns None then."""
         if not self._is_current():
             return None
         ask_again_s: list[float] = []
-        for lane in self._lanes:
-            if lane._items:
-                delay_s = lane._delay_s() if lane._delay_s else 0.0
+        for turns in self._turns:
+            if any(lane._items for lane in turns._lanes):
+                delay_s = turns._delay_s() if turns._delay_s else 0.0
                 if delay_s <= 0.0:
-                    return lane
+                    return turns
                 ask_again_s.append(delay_s)
         self.wake.wait(min(ask_again_s, default=None))
         return None
@@ -145,19 +213,31 @@ class Worker:
         make_nice(self._nice)
         while True:
             with self.wake:
-                while (lane := self._next_lane()) is None:
+                while (turns := self._next_turns()) is None:
                     if not self._is_current():
                         return
-                offered_s, item = lane._items.popleft()
-            if lane._waited:
-                lane._waited((time.perf_counter() - offered_s) * 1e3)
-            try:
-                lane._process(item)
+                taken = [(lane, *lane._items.popleft()) for lane in turns._take()]
+            now_s = time.perf_counter()
+            for lane, offered_s, _ in taken:
+                if lane._waited:
+                    lane._waited((now_s - offered_s) * 1e3)
+            self._work(turns, [(lane, item) for lane, _, item in taken])
+            # A large frame must not live until the next one comes.
+            del taken
+
+    def _work(self, turns: Turns[T], taken: list[tuple[Lane[T], T]]) -> None:
+        try:
+            turns._process([item for _, item in taken])
+            for lane, _ in taken:
                 lane.counts.processed += 1
-            except Exception as error:  # one bad item must not end the stream
-                lane.counts.failed += 1
-                self._on_error(error)
-            del item  # a large frame must not live until the next one comes
+        except Exception as error:  # one bad item must not end the stream
+            if len(taken) > 1:
+                for each in taken:
+                    self._work(turns, [each])
+                return
+            lane = taken[0][0]
+            lane.counts.failed += 1
+            lane._on_error(error)
 
 
 def make_nice(nice: int) -> None:
