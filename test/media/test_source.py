@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from edge_perception.media import MediaError, open_source
@@ -92,6 +93,34 @@ def test_loop_goes_on_in_time(tmp_path: Path) -> None:
     assert [frame.stamp_ns for frame in frames] == [index * 40 * MS for index in range(10)]
     assert marks([frame.image for frame in frames]) == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert rounds == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ('name', 'codec', 'finds_start'),
+    [
+        ('video.mp4', 'libx264', True),
+        ('video.mkv', 'libx264', True),
+        ('video.avi', 'mpeg4', True),
+        ('video.ts', 'libx264', True),
+        ('video.h264', 'libx264', False),  # bare frames without times: there is nowhere to jump
+    ],
+)
+def test_every_round_is_the_same_and_keeps_its_decoder(
+    tmp_path: Path, name: str, codec: str, finds_start: bool
+) -> None:
+    """A decoder made anew each round would be new threads, each with memory of its own."""
+    path = make_video(tmp_path / name, range(6), ticks_per_s=25, codec=codec)
+    levels, threads = [], []
+    with open_source(path, loop=True) as source:
+        for frame in source:
+            levels += marks([frame.image])
+            if len(levels) % 6 == 3:
+                threads.append({thread.id for thread in psutil.Process().threads()})
+            if len(levels) == 24:
+                break
+    assert levels == [*range(6)] * 4
+    if finds_start:
+        assert threads[1:] == threads[:-1]
 
 
 def test_loop_of_a_single_image_goes_on_in_time(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def reason(error: Exception) -> str:
     return text[0].lower() + text[1:]
 
 
+def _mark(packet: av.Packet | None) -> tuple[int | None, ...]:
+    """What tells one packet of a stream from another; its times come first."""
+    return () if packet is None else (packet.pts, packet.dts, packet.pos, packet.size)
+
+
 class VideoFileSource(RecordedSource):
     """A video file, or one behind a URL that has an end.
 
@@ -125,6 +130,8 @@ class VideoFileSource(RecordedSource):
             f'{f", {self.rate_hz:g} Hz" if self.rate_hz else ""})'
         )
         self._reported = False
+        self._first_packet: tuple[int | None, ...] = ()
+        self._convert = BgrConverter()
         self._stated = self._stated_frames()
         self._begin()
 
@@ -145,21 +152,51 @@ class VideoFileSource(RecordedSource):
         """Frames in the file; where it does not state them, the first call counts its packets."""
         return self._stated or self._counted
 
-    def _read_round(self) -> Iterator[Frame]:
-        if self._frames is not None:
-            self._container.close()
-            self._container = open_container(self._uri, timeout_s=self._timeout_s)
+    def _packets(self) -> Iterator[av.Packet]:
+        """All packets from the start of the file."""
+        if not self._first_packet:
+            first, packets = self._demux()
+            self._first_packet = _mark(first)
+        else:
+            # Back, rather than open it anew: a new decoder has new threads, which take the
+            # memory of its pictures from other arenas of malloc than those before them. The
+            # arenas keep it: 10 to 20 MB a round until each has its share.
+            first, packets = self._seek_start()
+            if _mark(first) != self._first_packet:  # not every format finds its start again
+                self._container.close()
+                self._container = open_container(self._uri, timeout_s=self._timeout_s)
+                first, packets = self._demux()
+        if first is not None:
+            yield first
+            yield from packets
+
+    def _demux(self) -> tuple[av.Packet | None, Iterator[av.Packet]]:
+        """The next packet of the video and those after it."""
         stream = self._container.streams.video[0]
-        stream.thread_type = 'AUTO'
+        if not stream.codec_context.is_open:
+            stream.thread_type = 'AUTO'
+        packets = self._container.demux(stream)
+        return next(packets, None), packets
+
+    def _seek_start(self) -> tuple[av.Packet | None, Iterator[av.Packet]]:
+        """The same after a jump to the start; no packet where that fails."""
+        times = [time for time in self._first_packet[:2] if time is not None]
+        try:
+            self._container.seek(min(times), stream=self._container.streams.video[0])
+            return self._demux()
+        except (av.FFmpegError, OSError, ValueError):
+            return None, iter(())
+
+    def _read_round(self) -> Iterator[Frame]:
+        stream = self._container.streams.video[0]
         time_base = stream.time_base or Fraction(1, NANOSECONDS)
         period_ns = round(NANOSECONDS / self.rate_hz) if self.rate_hz else 1
-        convert = BgrConverter()
         first_pts: int | None = None
         stamp_ns = -period_ns
         self.skipped = 0
         count = 0
         stopped_by = ''
-        packets = self._container.demux(stream)
+        packets = self._packets()
         while not self._closed:
             try:
                 packet = next(packets, None)
@@ -185,7 +222,7 @@ class VideoFileSource(RecordedSource):
                     # Broken recorders repeat a time; the order of frames is still right.
                     stamp_ns = previous_ns + period_ns
                 count += 1
-                yield Frame(convert(picture), stamp_ns, self._frame_id)
+                yield Frame(self._convert(picture), stamp_ns, self._frame_id)
         is_short = self._stated is not None and count < self._stated
         if count and not self._reported and (self.skipped or stopped_by or is_short):
             self._reported = True
