@@ -26,6 +26,9 @@ TRACK_ID, CLASS_ID, FIRST_NS, LAST_NS, LAST_INDEX, HITS, MISSES, FIRST_MISS_NS =
 # Similarity of a pair that must not be: under every threshold, times a score too.
 IMPOSSIBLE = -1e9
 
+_SOURCE_OF_SEEN = np.uint8(TrackSource.DETECTED)
+_SOURCE_OF_MISSED = np.uint8(TrackSource.PREDICTED)
+
 # Boxes beyond this are cut: squares and products of float32's largest numbers would overflow.
 _COORDINATE_LIMIT = 1e7
 
@@ -65,12 +68,13 @@ class TrackTable:
     def __len__(self) -> int:
         return len(self.score)
 
-    def __getitem__(self, index: NDArray[Any]) -> TrackTable:
+    def __getitem__(self, mask: NDArray[np.bool_]) -> TrackTable:
+        kept = mask.nonzero()[0]
         return TrackTable(
-            self.state[:, :, index],
-            self.score[index],
-            self.info[:, index],
-            self.memory[:, index],
+            self.state.take(kept, 2),
+            self.score.take(kept),
+            self.info.take(kept, 1),
+            self.memory.take(kept, 1),
         )
 
     @property
@@ -355,21 +359,23 @@ class Tracker(ABC, Generic[P]):
         return int(self._parameters.history_s * 1e9)
 
     def _to_observation(self, stamp_ns: int, detections: Detections) -> Observation:
-        boxes = np.clip(detections.xyxy.astype(np.float64), -_COORDINATE_LIMIT, _COORDINATE_LIMIT)
         score = detections.score.astype(np.float64)
-        size = boxes[:, 2:] - boxes[:, :2]
-        # Written so that NaN, which compares false, is dropped too.
-        valid = (size > 0.0).all(1) & np.isfinite(score)
+        corners = detections.xyxy.T.astype(np.float64, order='C')
+        corners.clip(-_COORDINATE_LIMIT, _COORDINATE_LIMIT, out=corners)
         # The result must not depend on the order of detections: best first, ties by position.
-        order = np.lexsort((detections.class_id, *boxes.T, -score))
-        if not valid.all():
-            self.statistics.invalid_detections += int((~valid).sum())
+        order = np.lexsort((detections.class_id, *corners, -score))
+        size = corners[2:] - corners[:2]
+        # Written so that NaN, which compares false, is dropped too.
+        valid = (size[0] > 0.0) & (size[1] > 0.0) & np.isfinite(score)
+        invalid_count = len(valid) - np.count_nonzero(valid)
+        if invalid_count:
+            self.statistics.invalid_detections += invalid_count
             order = order[valid[order]]
-        boxes = boxes[order]
+        corners = corners.take(order, 1)
         return Observation(
             stamp_ns,
-            boxes,
-            kalman.boxes_to_measurement(boxes),
+            corners.T,
+            kalman.boxes_to_measurement(corners.T),
             score[order],
             detections.class_id[order].astype(np.int64),
         )
@@ -473,18 +479,19 @@ class Tracker(ABC, Generic[P]):
         entry = self._entries[-1]
         table = entry.table
         shown = self._shown(table, entry.stamp_ns)
-        info = table.info[:, shown]
-        since_detection_s = (entry.stamp_ns - info[LAST_NS]) * 1e-9
+        boxes, score, info = self._boxes(table), table.score, table.info
+        if np.count_nonzero(shown) < len(table):
+            boxes, score, info = boxes[shown], score[shown], info.compress(shown, 1)
+        since_s = (entry.stamp_ns - info[FIRST_NS : LAST_NS + 1]) * 1e-9
+        age_s, time_since_detection_s = since_s.astype(np.float32)
         return Tracks(
-            xyxy=self._boxes(table)[shown].astype(np.float32),
-            score=table.score[shown].astype(np.float32),
+            xyxy=boxes.astype(np.float32, order='C'),
+            score=score.astype(np.float32),
             class_id=info[CLASS_ID].astype(np.int32),
-            track_id=info[TRACK_ID],
-            age_s=((entry.stamp_ns - info[FIRST_NS]) * 1e-9).astype(np.float32),
-            time_since_detection_s=since_detection_s.astype(np.float32),
-            source=np.where(info[MISSES] > 0, TrackSource.PREDICTED, TrackSource.DETECTED).astype(
-                np.uint8
-            ),
+            track_id=info[TRACK_ID].copy(),
+            age_s=age_s,
+            time_since_detection_s=time_since_detection_s,
+            source=np.where(info[MISSES] > 0, _SOURCE_OF_MISSED, _SOURCE_OF_SEEN),
         )
 
     def _similarity(self, table: TrackTable, observation: Observation) -> NDArray[np.float64]:
@@ -528,8 +535,8 @@ class Tracker(ABC, Generic[P]):
         """The tracks after the detections of a frame; indices of detections to begin tracks."""
 
     @abstractmethod
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
-        """Which tracks to put out: index array or mask."""
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
+        """Which tracks to put out: (n,) mask."""
 
     @abstractmethod
     def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:
@@ -544,15 +551,16 @@ def marked(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Score and info of `table` after the pairs (tracks, detections); all others are missed."""
     score, info = table.score.copy(), table.info.copy()
-    newly_missed = info[MISSES] == 0
-    info[FIRST_MISS_NS, newly_missed] = observation.stamp_ns
-    info[MISSES] += 1
+    if len(tracks) < len(table):
+        info[FIRST_MISS_NS][info[MISSES] == 0] = observation.stamp_ns
+        info[MISSES] += 1
     score[tracks] = observation.score[detections]
-    info[CLASS_ID, tracks] = observation.class_id[detections]
-    info[LAST_NS, tracks] = observation.stamp_ns
-    info[LAST_INDEX, tracks] = detections
-    info[HITS, tracks] += 1
-    info[MISSES, tracks] = 0
+    # A row first, then one index: two indices at once are far slower.
+    info[CLASS_ID][tracks] = observation.class_id[detections]
+    info[LAST_NS][tracks] = observation.stamp_ns
+    info[LAST_INDEX][tracks] = detections
+    info[HITS][tracks] += 1
+    info[MISSES][tracks] = 0
     return score, info
 
 

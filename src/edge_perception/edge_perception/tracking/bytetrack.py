@@ -7,7 +7,6 @@ only continue tracks that are left. New tracks come from high scores and must be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,5 +75,5 @@ class ByteTracker(KalmanTracker[ByteTrackParameters]):
         born = high[score[high] >= parameters.new_track_score]
         return (table if keep.all() else table[keep]), born
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         return (table.info[HITS] > 1) & (table.info[MISSES] == 0)

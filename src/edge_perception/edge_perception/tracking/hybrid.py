@@ -146,6 +146,10 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
     def _drop_stale(self, table: TrackTable, stamp_ns: int) -> TrackTable:
         parameters, info = self._parameters, table.info
+        # No track was missed before it was last seen.
+        oldest_s = (stamp_ns - int(info[LAST_NS].min())) * 1e-9
+        if oldest_s < min(parameters.lost_s, parameters.unseen_s):
+            return table
         missed = info[MISSES] > 0
         since_ns = stamp_ns - np.where(missed, info[FIRST_MISS_NS], info[LAST_NS])
         limit_s = np.where(missed, parameters.lost_s, parameters.unseen_s)
@@ -185,39 +189,48 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         return TrackTable(predicted.state, predicted.score, predicted.info, carried)
 
     def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
-        return table.boxes_xyxy + np.tile(table.memory[:2], (2, 1)).T
+        corners = table.boxes_xyxy.T.reshape(2, 2, -1) + table.memory[:2]
+        return corners.reshape(4, -1).T
 
     def _associate(
         self, table: TrackTable, observation: Observation
     ) -> tuple[TrackTable, Indices]:
         parameters, score = self._parameters, observation.score
-        high = np.flatnonzero(score >= parameters.high_score)
-        low = np.flatnonzero((score < parameters.high_score) & (score >= parameters.low_score))
+        # Detections come best first.
+        high_count = np.count_nonzero(score >= parameters.high_score)
+        used_count = np.count_nonzero(score >= parameters.low_score)
         similarity = self._widened_similarity(table, observation)
-        tracks, columns = assign((similarity * score)[:, high], parameters.min_fused)
-        detections, left = high[columns], unmatched(high, columns)
+        fused = similarity[:, :high_count] * score[:high_count]
+        tracks, detections = assign(fused, parameters.min_fused)
+        left = unmatched(np.arange(high_count), detections)
 
         # A weak detection may continue a track, if that was seen more than once.
-        waiting = unmatched(np.arange(len(table)), tracks)
-        waiting = waiting[table.info[HITS, waiting] > 1]
-        rows, columns = assign(similarity[np.ix_(waiting, low)], parameters.min_similarity_second)
-        tracks = np.concatenate((tracks, waiting[rows]))
-        detections = np.concatenate((detections, low[columns]))
+        if len(tracks) < len(table) and high_count < used_count:
+            waiting = unmatched(np.arange(len(table)), tracks)
+            waiting = waiting[table.info[HITS][waiting] > 1]
+            rows, columns = assign(
+                similarity[waiting, high_count:used_count], parameters.min_similarity_second
+            )
+            tracks = np.concatenate((tracks, waiting[rows]))
+            detections = np.concatenate((detections, high_count + columns))
 
         overlap = paired_iou(table.boxes_xyxy[tracks], observation.boxes_xyxy[detections])
         anew = overlap < parameters.reinitialise_iou
         table = self._corrected(table, tracks, observation, detections)
-        if anew.any():
+        if np.count_nonzero(anew):
             self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
         table.memory[:, tracks] = 0.0
-        born = left[score[left] >= self._new_track_score(table)]
+        if len(left):
+            left = left[score[left] >= self._new_track_score(table)]
+        if len(tracks) == len(table):
+            return table, left
         keep = (table.info[HITS] > 1) | (table.info[MISSES] == 0)
-        return (table if keep.all() else table[keep]), born
+        return (table if keep.all() else table[keep]), left
 
     def _new_track_score(self, table: TrackTable) -> float:
         parameters = self._parameters
         established = table.info[HITS] > 3
-        if not established.any():
+        if not np.count_nonzero(established):
             return parameters.new_track_score
         usual = parameters.relative_new_score * float(np.median(table.score[established]))
         return max(parameters.new_track_score, min(usual, parameters.relative_new_score))
@@ -233,7 +246,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             parameters.max_widening * table.state[kalman.POSITION, 3],
         )
         similarity = widened_iou(boxes, observation.boxes_xyxy, widening)
-        if table.memory[:2].any():
+        if np.count_nonzero(table.memory[:2]):
             carried = widened_iou(self._boxes(table), observation.boxes_xyxy, widening)
             np.maximum(similarity, carried, out=similarity)
         height = table.state[kalman.POSITION, 3]
@@ -241,7 +254,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         similarity -= parameters.height_weight * growth
         if parameters.class_aware:
             same = table.info[CLASS_ID][:, None] == observation.class_id
-            similarity[~same] = IMPOSSIBLE
+            if np.count_nonzero(same) < same.size:
+                similarity[~same] = IMPOSSIBLE
         return similarity
 
     def _corrected(
@@ -263,7 +277,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
     def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         parameters = self._parameters
         missed = table.info[MISSES] > 0
-        if not missed.any():
+        if not np.count_nonzero(missed):
             return ~missed
         boxes = self._boxes(table)
         hidden = (intersection_over_union(boxes, boxes[~missed]) > 0.1).any(1)

@@ -66,7 +66,7 @@ class SimpleIOUTracker(Tracker[IouParameters]):
         born = unmatched(usable, chosen)
         return TrackTable(state, score, info, table.memory), born
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         return table.info[MISSES] == 0
 
     def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:

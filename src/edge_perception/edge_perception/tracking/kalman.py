@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 POSITION, VELOCITY, POSITION_VAR, CROSS_COV, VELOCITY_VAR = range(5)
+# The rows that time moves, position and covariance, and those that move them.
+_MOVED, _MOVING = slice(POSITION, None, 3), slice(VELOCITY, None, 3)
 
 # The size of a box changes far more slowly than its place: without this, one detection of half a
 # person lets the box shrink away until the next one.
@@ -38,10 +40,10 @@ def state_to_boxes(state: State) -> NDArray[np.float64]:
     """Corners of the boxes in `state`: (n, 4) float64 pixels."""
     position = state[POSITION]
     half = position[2:] * 0.5
-    boxes = np.empty((state.shape[2], 4))
-    np.subtract(position[:2], half, out=boxes.T[:2])
-    np.add(position[:2], half, out=boxes.T[2:])
-    return boxes
+    corners = np.empty_like(position)
+    np.subtract(position[:2], half, out=corners[:2])
+    np.add(position[:2], half, out=corners[2:])
+    return corners.T
 
 
 def initiate(
@@ -62,30 +64,32 @@ def initiate(
     return state
 
 
-def predict(state: State, dt_s: float, *, position_std: float, velocity_std: float) -> State:
-    """State after `dt_s` seconds.
+def predict(
+    state: State,
+    dt_s: float | NDArray[np.float64],
+    *,
+    position_std: float,
+    velocity_std: float,
+) -> State:
+    """State after `dt_s` seconds, one interval for all tracks or (n,).
 
     The process noise is white noise on the velocity (`position_std`, heights per root second:
     a gait, a jittering box) and on the acceleration (`velocity_std`, heights a second per root
     second), integrated over the interval, so that two short steps equal one long one but for the
     change of the height.
     """
-    position, velocity, position_var, cross_cov, velocity_var = state
-    predicted = np.empty_like(state)
-    scale = position[3] ** 2
+    predicted = state.copy()
+    predicted[_MOVED] += state[_MOVING] * dt_s
+    predicted[POSITION_VAR] += (state[CROSS_COV] + predicted[CROSS_COV]) * dt_s
+    scale = state[POSITION, 3] ** 2
     drift = (scale * (velocity_std * velocity_std * dt_s)) * _SIZE_VAR
-    step_cov = velocity_var * dt_s
-    predicted[POSITION] = position + velocity * dt_s
-    predicted[VELOCITY] = velocity
-    predicted[POSITION_VAR] = (
-        position_var
-        + (2.0 * cross_cov + step_cov) * dt_s
-        + (scale * (position_std * position_std * dt_s) + drift * (dt_s * dt_s / 3.0))
-    )
-    predicted[CROSS_COV] = cross_cov + step_cov + drift * (0.5 * dt_s)
-    predicted[VELOCITY_VAR] = velocity_var + drift
+    predicted[POSITION_VAR] += scale * (position_std * position_std * dt_s)
+    predicted[POSITION_VAR] += drift * (dt_s * dt_s / 3.0)
+    predicted[CROSS_COV] += drift * (0.5 * dt_s)
+    predicted[VELOCITY_VAR] += drift
     # A box that shrinks would turn inside out when it is predicted for long.
-    np.maximum(predicted[POSITION, 2:], 0.2 * position[2:], out=predicted[POSITION, 2:])
+    size = predicted[POSITION, 2:]
+    np.maximum(size, 0.2 * state[POSITION, 2:], out=size)
     return predicted
 
 
@@ -93,15 +97,13 @@ def update(
     state: State, measurement: NDArray[np.float64], measurement_var: NDArray[np.float64]
 ) -> State:
     """State after measured boxes: (4, n) pixels with variance (n,) or (4, n) square pixels."""
-    innovation = measurement - state[POSITION]
     cross_cov = state[CROSS_COV]
-    total_var = state[POSITION_VAR] + measurement_var
-    position_gain = state[POSITION_VAR] / total_var
-    velocity_gain = cross_cov / total_var
+    gain = state[POSITION_VAR:VELOCITY_VAR] / (state[POSITION_VAR] + measurement_var)
     updated = np.empty_like(state)
-    updated[POSITION] = state[POSITION] + position_gain * innovation
-    updated[VELOCITY] = state[VELOCITY] + velocity_gain * innovation
-    updated[POSITION_VAR] = position_gain * measurement_var
-    updated[CROSS_COV] = (1.0 - position_gain) * cross_cov
-    updated[VELOCITY_VAR] = state[VELOCITY_VAR] - velocity_gain * cross_cov
+    np.add(
+        state[:POSITION_VAR], gain * (measurement - state[POSITION]), out=updated[:POSITION_VAR]
+    )
+    np.multiply(gain[0], measurement_var, out=updated[POSITION_VAR])
+    np.multiply(1.0 - gain[0], cross_cov, out=updated[CROSS_COV])
+    np.subtract(state[VELOCITY_VAR], gain[1] * cross_cov, out=updated[VELOCITY_VAR])
     return updated

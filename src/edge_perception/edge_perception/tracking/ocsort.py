@@ -9,7 +9,6 @@ its last observation (ORU), so that the error of the blind time does not stay in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +149,7 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         )
         return memory
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
         proven = seen_ns >= int(self._parameters.probation_s * 1e9)
         return proven & (table.info[MISSES] == 0)

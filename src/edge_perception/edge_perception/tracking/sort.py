@@ -7,7 +7,6 @@ forgotten soon after its last detection.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ class SortTracker(KalmanTracker[SortParameters]):
         table = self._corrected(table, tracks, observation, usable[chosen])
         return table, unmatched(usable, chosen)
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[Any]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
         proven = seen_ns >= int(self._parameters.probation_s * 1e9)
         return proven & (table.info[MISSES] == 0)
