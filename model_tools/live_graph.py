@@ -154,7 +154,7 @@ def run_live(
                         progress(len(run.tracks))
         finally:
             for child in (camera, perception):
-                _end(child)
+                end_process(child)
             executor.remove_node(node)
             node.destroy_node()
             executor.shutdown()
@@ -170,7 +170,7 @@ def run_live(
     )
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def end_process(process: subprocess.Popen[Any]) -> None:
     """End a process as Ctrl-C would, and by force where that does not help."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
