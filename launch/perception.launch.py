@@ -3,6 +3,7 @@
 ros2 launch edge_perception perception.launch.py source:=0
 ros2 launch edge_perception perception.launch.py image_topic:=/camera/image_raw
 ros2 launch edge_perception perception.launch.py namespace:=front source:=front.mp4 rviz:=true
+ros2 launch edge_perception perception.launch.py cameras:="front left" source:="0 2"
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from edge_perception.nodes.perception import MEMBERS, PerceptionParameters
+from edge_perception.nodes.perception import EACH_CAMERA, MEMBERS, PerceptionParameters
+from edge_perception.ros.cameras import camera_names, in_camera
 from edge_perception.ros.launch_arguments import (
     PARAMETER_ARGUMENTS,
     overrides,
@@ -50,6 +52,12 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     if not params_file.is_file():
         raise ParameterError(f'params_file:={params_file}: there is no such file')
     nodes = chosen_nodes(arguments)
+    cameras = camera_names(arguments['cameras'])
+    image_topic = arguments['image_topic']
+    if arguments['cameras'] and image_topic.startswith('/'):
+        raise ParameterError(
+            f'image_topic:={image_topic}: with cameras it is relative to each of them'
+        )
 
     given = overrides(arguments)
     if arguments['composed'] == 'true':
@@ -63,18 +71,19 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             given.setdefault(name, {})['use_sim_time'] = arguments['use_sim_time'] == 'true'
     parameters = [str(params_file)]
     if given:
-        parameters.append(str(write_parameters(given, namespace)))
+        parameters.append(str(write_parameters(given, namespace, cameras)))
 
-    image_topic = arguments['image_topic']
+    # Names are relative to the node: to the camera, or for who serves all cameras to their parent.
     remappings = [
-        ('image_raw', image_topic),
-        ('image_raw/compressed', f'{image_topic}/compressed'),
+        (in_camera(camera, f'image_raw{transport}'), in_camera(camera, image_topic + transport))
+        for camera in dict.fromkeys(('', *cameras))
+        for transport in ('', '/compressed')
     ]
     processes = [
         Node(
             package='edge_perception',
             executable=executable,
-            namespace=namespace,
+            namespace=_join(namespace, camera),
             parameters=parameters,
             remappings=remappings,
             ros_arguments=['--log-level', arguments['log_level']],
@@ -83,6 +92,7 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             output='screen',
         )
         for executable in executables
+        for camera in (cameras if executable in EACH_CAMERA else ('',))
     ]
     if arguments['rviz'] == 'true':
         # First, because launch leaves alone what it has started when a later package is missing.
@@ -91,7 +101,7 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             Node(
                 package='rviz2',
                 executable='rviz2',
-                namespace=namespace,
+                namespace=_join(namespace, cameras[0]),
                 arguments=['-d', str(share_folder() / 'config' / 'perception.rviz')],
                 remappings=remappings,
                 additional_env=transport_environment(),
@@ -99,6 +109,10 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             ),
         )
     return processes
+
+
+def _join(namespace: str, camera: str) -> str:
+    return in_camera(namespace.rstrip('/'), camera) if camera else namespace
 
 
 def generate_launch_description() -> LaunchDescription:

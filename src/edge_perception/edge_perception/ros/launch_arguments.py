@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import atexit
 import json
+import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_perception.nodes.detector import DetectorParameters
-from edge_perception.nodes.perception import PerceptionParameters
+from edge_perception.nodes.perception import EACH_CAMERA, PerceptionParameters
 from edge_perception.nodes.source import SourceParameters
 from edge_perception.nodes.tracker import TrackerParameters
 from edge_perception.nodes.visualizer import VisualizerParameters
+from edge_perception.ros.cameras import in_camera
 from edge_perception.ros.parameters import ParameterError, ParameterSpec, specs
 
 _PARAMETERS: dict[str, type] = {
@@ -85,7 +87,14 @@ def _argument(name: str, parameter: str, *nodes: str, **options: str) -> LaunchA
 
 
 PARAMETER_ARGUMENTS = (
-    _argument('source', 'source', 'source', when_empty='images come from image_topic'),
+    _argument('cameras', 'cameras', 'perception', 'detector', 'metrics', 'gateway'),
+    _argument(
+        'source',
+        'source',
+        'source',
+        when_empty='images come from image_topic; with cameras: one for each, separated by '
+        'spaces, or one for all',
+    ),
     _argument('loop', 'loop', 'source'),
     _argument('rate_hz', 'rate_hz', 'source'),
     _argument('width', 'width', 'source'),
@@ -126,33 +135,52 @@ def overrides(given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return values
 
 
-def parameters_text(values: Mapping[str, Mapping[str, Any]], namespace: str = '') -> str:
+def parameters_text(
+    values: Mapping[str, Mapping[str, Any]], namespace: str = '', cameras: Sequence[str] = ('',)
+) -> str:
     """A parameters file.
 
     Args:
         values: values by node and parameter.
         namespace: of the nodes, with or without slashes.
+        cameras: namespaces of the cameras in it, where there are several.
     """
     prefix = f'/{namespace.strip("/")}/' if namespace.strip('/') else '/'
-    sections = {
-        f'{prefix}{node}': {'ros__parameters': dict(parameters)}
-        for node, parameters in values.items()
-    }
+    sections = {}
+    for node, parameters in values.items():
+        of_cameras = cameras if node in EACH_CAMERA else ('',)
+        for index, camera in enumerate(of_cameras):
+            own = dict(parameters)
+            if 'source' in own and len(of_cameras) > 1:
+                own['source'] = _part(own['source'], index, len(of_cameras))
+            sections[f'{prefix}{in_camera(camera, node)}'] = {'ros__parameters': own}
     # JSON, which is YAML with all texts quoted: rcl and PyYAML differ on what is a number.
     return json.dumps(sections, ensure_ascii=False, indent=2) + '\n'
 
 
-def write_parameters(values: Mapping[str, Mapping[str, Any]], namespace: str = '') -> Path:
+def _part(text: str, index: int, count: int) -> str:
+    """One of `count` parts of a text, which may be quoted as in a shell; else the whole."""
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quotation mark that is not closed
+        parts = []
+    return parts[index] if len(parts) == count else text
+
+
+def write_parameters(
+    values: Mapping[str, Mapping[str, Any]], namespace: str = '', cameras: Sequence[str] = ('',)
+) -> Path:
     """A temporary parameters file, which is there as long as this process is.
 
     Args:
         values: values by node and parameter.
         namespace: of the nodes, with or without slashes.
+        cameras: namespaces of the cameras in it, where there are several.
     """
     with tempfile.NamedTemporaryFile(
         'w', prefix='edge_perception_', suffix='.yaml', delete=False
     ) as file:
-        file.write(parameters_text(values, namespace))
+        file.write(parameters_text(values, namespace, cameras))
     path = Path(file.name)
     atexit.register(path.unlink, missing_ok=True)
     return path
