@@ -29,7 +29,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
-OBSERVER = REPOSITORY / 'test' / 'network' / 'observer.py'
+OBSERVER = REPOSITORY / 'model_tools' / 'observe_graph.py'
 WANTED = os.environ.get('EDGE_PERCEPTION_TEST_IMAGE', '')
 CLIP = '/opt/edge_perception/install/edge_perception/share/edge_perception/data/pedestrians.mp4'
 BUILD_TIMEOUT_S = 1800

@@ -18,6 +18,10 @@ from edge_perception.ros import transport
 
 PROFILE = str(transport.share_folder() / 'config' / 'fastdds.xml')
 PROFILE_VARIABLES = dict.fromkeys(transport.PROFILE_VARIABLES, PROFILE)
+NETWORK_VARIABLES = {
+    name: path.replace('fastdds.xml', 'fastdds_network.xml')
+    for name, path in PROFILE_VARIABLES.items()
+}
 MALLOC_VARIABLES = {'MALLOC_MMAP_THRESHOLD_': '33554432', 'MALLOC_TRIM_THRESHOLD_': '268435456'}
 
 only_glibc = pytest.mark.skipif(
@@ -71,6 +75,7 @@ def run_python(code: str, **variables: str) -> str:
         # The switch.
         ({'EDGE_PERCEPTION_TRANSPORT': 'default'}, {}),
         ({'EDGE_PERCEPTION_TRANSPORT': 'images'}, {**PROFILE_VARIABLES, **MALLOC_VARIABLES}),
+        ({'EDGE_PERCEPTION_TRANSPORT': 'network'}, {**NETWORK_VARIABLES, **MALLOC_VARIABLES}),
     ],
 )
 def test_variables_for_a_process_to_start(
@@ -101,7 +106,7 @@ LARGEST_SEGMENT = """
 @only_fast_dds
 @pytest.mark.parametrize(
     ('switch', 'holds_images'),
-    [('images', True), ('default', False)],
+    [('images', True), ('network', True), ('default', False)],
 )
 def test_fast_dds_takes_the_shared_memory_segment(switch: str, holds_images: bool) -> None:
     size_bytes = int(run_python(LARGEST_SEGMENT, EDGE_PERCEPTION_TRANSPORT=switch))

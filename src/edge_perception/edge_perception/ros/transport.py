@@ -7,8 +7,9 @@ thresholds the same memory is used again, which cuts the CPU time of a 1080p sub
 quarter.
 
 Every executable calls `apply_transport_defaults` before `rclpy.init`, launch files give
-`transport_environment` to the processes they start. `EDGE_PERCEPTION_TRANSPORT=default` in the
-environment switches both off, and what the user has set is left alone.
+`transport_environment` to the processes they start. In the environment,
+`EDGE_PERCEPTION_TRANSPORT=network` chooses the profile for a network that loses packets, and
+`default` switches both off; what the user has set is left alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from edge_perception.ros.paths import share_folder
 from edge_perception.types import EdgePerceptionError
 
 SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
+# Its values, with the profile in config/ that each stands for.
+PROFILES = {'images': 'fastdds.xml', 'network': 'fastdds_network.xml', 'default': ''}
 
 # Fast DDS calls it FASTRTPS_ up to 2.x of ROS 2 Humble; newer releases know the first name.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -49,9 +52,9 @@ def apply_transport_defaults() -> None:
     """Set up this process for images; call it before `rclpy.init`, before other threads start.
 
     Raises:
-        TransportError: EDGE_PERCEPTION_TRANSPORT is neither `default` nor `images`.
+        TransportError: EDGE_PERCEPTION_TRANSPORT has a value that is not in PROFILES.
     """
-    if not _enabled(os.environ):
+    if not _profile_name(os.environ):
         return
     os.environ.update(_profile_environment(os.environ))
     # The C library reads its environment variables before Python runs, so here it takes the call.
@@ -71,10 +74,10 @@ def transport_environment(environment: Mapping[str, str] | None = None) -> dict[
         Variables to add; none that the environment has already.
 
     Raises:
-        TransportError: EDGE_PERCEPTION_TRANSPORT is neither `default` nor `images`.
+        TransportError: EDGE_PERCEPTION_TRANSPORT has a value that is not in PROFILES.
     """
     environment = os.environ if environment is None else environment
-    if not _enabled(environment):
+    if not _profile_name(environment):
         return {}
     variables = _profile_environment(environment)
     if not _MALLOC_VARIABLES.keys() & environment.keys():
@@ -82,15 +85,16 @@ def transport_environment(environment: Mapping[str, str] | None = None) -> dict[
     return variables
 
 
-def _enabled(environment: Mapping[str, str]) -> bool:
-    """Whether the user wants these settings, which is so unless he says otherwise."""
+def _profile_name(environment: Mapping[str, str]) -> str:
+    """The profile that the user wants; empty for none of these settings at all."""
     value = environment.get(SWITCH_VARIABLE, 'images')
-    if value not in ('images', 'default'):
+    if value not in PROFILES:
         raise TransportError(
             f'{SWITCH_VARIABLE}={value}: use `images` (the same as unset) for the settings of '
-            'this package or `default` for those of the middleware'
+            'this package, `network` for those where images cross a network that loses packets, '
+            'or `default` for those of the middleware'
         )
-    return value == 'images'
+    return PROFILES[value]
 
 
 def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -100,5 +104,5 @@ def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     if any(environment.get(name) for name in _USER_CHOICES):
         return {}
-    profile = str(share_folder() / 'config' / 'fastdds.xml')
+    profile = str(share_folder() / 'config' / _profile_name(environment))
     return dict.fromkeys(PROFILE_VARIABLES, profile)

@@ -1,6 +1,6 @@
 """Prints what it hears, a JSON object a line, until it is ended: it runs where the test cannot.
 
-    python observer.py
+    python model_tools/observe_graph.py
 
 Lines: {"tracks": stamp_ns, "received_ns": ..., "ids": [...]} for each message on `tracks`, and
 {"node": name, "values": {...}} for each status on /diagnostics. Both clocks are this machine's.
