@@ -6,7 +6,7 @@ PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo pyth
 ENVIRONMENT := source install/setup.bash
 
 .DEFAULT_GOAL := help
-.PHONY: help python setup setup-training demo test bench format shell clean
+.PHONY: help python setup setup-training demo test bench soak format shell clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,10 @@ test: setup-training  ## lint, types and all tests (ARGS= for pytest)
 
 bench: setup-training  ## measure (ARGS= for pytest)
 	@$(ENVIRONMENT) && pytest test/benchmarks --benchmark-only $(ARGS)
+
+soak: setup-training  ## run for MINUTES=30 and see whether anything grows, into OUT=out/soak (ARGS=)
+	@$(ENVIRONMENT) && exec python model_tools/soak.py --minutes '$(or $(MINUTES),30)' \
+	  --out '$(or $(OUT),out/soak)' $(ARGS)
 
 format: setup    ## format the sources and apply safe fixes
 	@$(ENVIRONMENT) && ruff check --fix && ruff format

@@ -187,5 +187,17 @@ def test_states_are_bounded_in_a_long_window(clock):
         clock.now_s += 1.0
         total.add(5.0)
         sliding.update('tracker', {'track': filled_from(total)}, age_s=float(second))
-    assert len(sliding._states['tracker', 'track']) < 40
+    assert len(sliding._recent['tracker', 'track'].steps) < 40
     assert 3600 <= sliding.window('track', ('tracker',)).count <= 3600 * 1.05
+
+
+def test_steps_of_the_window_hold_their_own_samples_only(sliding, clock):
+    total = LatencyHistogram()
+    for second in range(1, 300):
+        clock.now_s += 1.0
+        total.add(1.05**second)
+        sliding.update('tracker', {'track': filled_from(total)}, age_s=float(second))
+    steps = sliding._recent['tracker', 'track'].steps
+    assert len(total.counts) > 250
+    assert sum(len(step.added.counts) for step in steps) < 15
+    assert sliding.window('track', ('tracker',)).count == sum(step.added.count for step in steps)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 LOWEST_MS = 1e-3
@@ -186,46 +186,74 @@ class SlidingTotals:
     def __init__(self, window_s: float, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._window_s = window_s
         self._clock_s = clock_s
-        self._states: dict[tuple[str, str], deque[tuple[float, LatencyHistogram]]] = {}
+        self._recent: dict[tuple[str, str], _Recent] = {}
 
     def update(self, sender: str, totals: Mapping[str, LatencyHistogram], age_s: float) -> None:
         """Take in the histograms of `sender`, by stage, which it began to fill `age_s` ago."""
         now_s = self._clock_s()
         for stage, total in totals.items():
-            states = self._states.setdefault((sender, stage), deque())
-            if not states or total.since(states[-1][1]) is None:
-                states.clear()
+            recent = self._recent.get((sender, stage))
+            added = total.since(recent.total) if recent is not None else None
+            if recent is None or added is None:
                 # Heard for the first time: what is older than the window is not of the window.
-                started = LatencyHistogram() if age_s < self._window_s else total
-                states.append((now_s - age_s, started))
-            # Steps of the window, as in StageLatencies: so many states are kept and no more.
-            if len(states) > 1 and now_s - states[-2][0] < self._window_s / self._STEPS:
-                states.pop()
-            states.append((now_s, total))
-            # The newest state at or before the window's begin stays, as what to subtract.
-            while len(states) > 2 and states[1][0] <= now_s - self._window_s:
-                states.popleft()
+                added = total if age_s < self._window_s else LatencyHistogram()
+                recent = self._recent[sender, stage] = _Recent(total, now_s - age_s)
+            recent.total = total
+            begin_s = recent.steps[-1].end_s if recent.steps else recent.since_s
+            # Steps of the window, as in StageLatencies: so many are kept and no more.
+            if recent.steps and now_s - recent.steps[-1].begin_s < self._window_s / self._STEPS:
+                last = recent.steps.pop()
+                begin_s = last.begin_s
+                added = _merged((last.added, added))  # the first may be `total` itself
+            recent.steps.append(_Step(begin_s, now_s, added))
+            while len(recent.steps) > 1 and recent.steps[0].end_s <= now_s - self._window_s:
+                recent.steps.popleft()
 
     def totals(self, sender: str) -> dict[str, LatencyHistogram]:
         """What `sender` said last, by stage."""
         return {
-            stage: states[-1][1]
-            for (name, stage), states in self._states.items()
-            if name == sender
+            stage: recent.total for (name, stage), recent in self._recent.items() if name == sender
         }
 
     def window(self, stage: str, senders: tuple[str, ...]) -> LatencyHistogram:
         """The durations of `stage` in the window, of all `senders` together."""
-        merged = LatencyHistogram()
         oldest_s = self._clock_s() - self._window_s
+        parts: list[LatencyHistogram] = []
         for sender in senders:
-            states = self._states.get((sender, stage))
+            recent = self._recent.get((sender, stage))
+            steps = tuple(recent.steps) if recent is not None else ()
             # A sender that fell silent leaves the window like its samples do.
-            if states and states[-1][0] > oldest_s:
-                recent = states[-1][1].since(states[0][1])
-                if recent is not None:
-                    merged.merge(recent)
-        return merged
+            if steps and steps[-1].end_s > oldest_s:
+                parts += (step.added for step in steps)
+        return _merged(parts)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Samples that one sender took of one stage, from begin to end."""
+
+    begin_s: float
+    end_s: float
+    added: LatencyHistogram
+
+
+class _Recent:
+    """What one sender said of one stage.
+
+    Only the newest total is kept: it has hundreds of buckets, and the samples of a step few.
+    """
+
+    def __init__(self, total: LatencyHistogram, since_s: float) -> None:
+        self.total = total
+        self.since_s = since_s
+        self.steps: deque[_Step] = deque()
+
+
+def _merged(parts: Iterable[LatencyHistogram]) -> LatencyHistogram:
+    result = LatencyHistogram()
+    for part in parts:
+        result.merge(part)
+    return result
 
 
 class StageLatencies:
