@@ -17,8 +17,8 @@ With --tiles each frame is searched in overlapping parts too, for objects of a f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
+from command_line import command, progress
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from edge_perception.detection import Detector
 from edge_perception.detection.nms import non_maximum_suppression
@@ -223,10 +222,9 @@ def label_source(
         if target.exists():
             raise AutolabelError(f'{target} exists: remove it or choose another --name')
     _check_classes(out / 'data.yaml', classes)
-    out.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix='.autolabel-', dir=out))
     image_count = box_count = 0
-    try:
+    with contextlib.ExitStack() as stack:
+        work = stack.enter_context(_folder_beside(out))
         for kind in targets:
             (work / kind).mkdir()
         with open_source(source_uri) as source:
@@ -234,8 +232,8 @@ def label_source(
             wanted = frames or range(total if total is not None else sys.maxsize)
             if total is not None:
                 total = min(total, wanted.stop)
-            progress = track(source, name, total=total, console=Console(stderr=True))
-            for index, frame in enumerate(progress):
+            shown = stack.enter_context(progress(source, name, total))
+            for index, frame in enumerate(shown):
                 if index >= wanted.stop:
                     break
                 if index not in wanted or (index - wanted.start) % stride:
@@ -243,28 +241,42 @@ def label_source(
                 found = teacher(frame.image)
                 lines = label_lines(found, frame.image.shape[:2], teacher.names, classes)
                 stem = f'{index:06d}'
-                if not cv2.imwrite(
-                    str(work / 'images' / f'{stem}.jpg'),
-                    frame.image,
-                    [cv2.IMWRITE_JPEG_QUALITY, 95],
-                ):
-                    raise AutolabelError(f'cannot write images to {out}: is the disk full?')
+                # OpenCV's own writer leaves half a file on a full disk, and calls it written.
+                _, jpeg = cv2.imencode('.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+                (work / 'images' / f'{stem}.jpg').write_bytes(jpeg.tobytes())
                 text = '\n'.join(lines) + '\n' if lines else ''
                 (work / 'labels' / f'{stem}.txt').write_text(text)
                 image_count += 1
                 box_count += len(lines)
         if not image_count:
             raise AutolabelError(f'{source_uri}: none of the wanted frames is in it')
+        _write_yaml(work / 'data.yaml', out, classes, split)
         # Labels first: images without labels would count as images without objects.
         for kind in ('labels', 'images'):
             targets[kind].parent.mkdir(parents=True, exist_ok=True)
             os.replace(work / kind, targets[kind])
+        os.replace(work / 'data.yaml', out / 'data.yaml')
+    return image_count, box_count
+
+
+@contextlib.contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder in the dataset for what is not whole yet; nothing stays of it.
+
+    Raises:
+        AutolabelError: the disk cannot be written, or is full.
+    """
+    was_there = out.is_dir()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix='.autolabel-', dir=out) as work:
+            yield Path(work)
     except OSError as error:
         raise AutolabelError(f'cannot write the dataset {out}: {error}') from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-    _write_yaml(out, classes)
-    return image_count, box_count
+        if not was_there:
+            with contextlib.suppress(OSError):  # not empty: it is a dataset now
+                out.rmdir()
 
 
 def _check_classes(yaml_path: Path, classes: ClassMap) -> None:
@@ -275,16 +287,15 @@ def _check_classes(yaml_path: Path, classes: ClassMap) -> None:
             raise AutolabelError(f'{yaml_path} has the classes {names}, not {classes.names}')
 
 
-def _write_yaml(out: Path, classes: ClassMap) -> None:
-    """Write data.yaml for what the folder holds; without val images train stands in."""
+def _write_yaml(path: Path, out: Path, classes: ClassMap, split: str) -> None:
+    """Write the YAML of a dataset to which a split is added; without val, train stands in."""
+    has_val = split == 'val' or (out / 'images' / 'val').is_dir()
     content = {
         'train': 'images/train',
-        'val': 'images/val' if (out / 'images' / 'val').is_dir() else 'images/train',
+        'val': 'images/val' if has_val else 'images/train',
         'names': dict(enumerate(classes.names)),
     }
-    beside = out / '.data.yaml'
-    beside.write_text(yaml.safe_dump(content, sort_keys=False))
-    os.replace(beside, out / 'data.yaml')
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def parse_frames(text: str) -> range:
@@ -298,6 +309,7 @@ def parse_frames(text: str) -> range:
     return range(int(first), stop)
 
 
+@command('autolabel', stopped='nothing was added')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -320,39 +332,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--tiles', type=int, default=1, help='parts along each side of a frame')
     parser.add_argument('--threads', type=int, help='CPU threads')
     options = parser.parse_args(arguments)
+    classes = ClassMap.parse(options.classes) if options.classes else None
+    teacher = Teacher(
+        options.model,
+        backend=options.backend,
+        image_sizes=options.imgsz,
+        classes=list(classes.dataset_id) if classes else (),
+        score_threshold=options.score,
+        iou_threshold=options.iou,
+        tiles=options.tiles,
+        threads=options.threads,
+    )
     try:
-        classes = ClassMap.parse(options.classes) if options.classes else None
-        teacher = Teacher(
-            options.model,
-            backend=options.backend,
-            image_sizes=options.imgsz,
-            classes=list(classes.dataset_id) if classes else (),
-            score_threshold=options.score,
-            iou_threshold=options.iou,
-            tiles=options.tiles,
-            threads=options.threads,
+        if classes is None:
+            classes = ClassMap.parse([teacher.names[key] for key in sorted(teacher.names)])
+        image_count, box_count = label_source(
+            options.source,
+            teacher,
+            classes,
+            options.out,
+            name=options.name or Path(options.source).stem,
+            split=options.split,
+            frames=options.frames,
+            stride=options.stride,
         )
-        try:
-            if classes is None:
-                classes = ClassMap.parse([teacher.names[key] for key in sorted(teacher.names)])
-            image_count, box_count = label_source(
-                options.source,
-                teacher,
-                classes,
-                options.out,
-                name=options.name or Path(options.source).stem,
-                split=options.split,
-                frames=options.frames,
-                stride=options.stride,
-            )
-        finally:
-            teacher.close()
-    except EdgePerceptionError as error:
-        print(f'autolabel: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('autolabel: stopped, nothing added', file=sys.stderr)
-        return 130
+    finally:
+        teacher.close()
     print(f'{image_count} images with {box_count} boxes added to {options.out}')
     return 0
 

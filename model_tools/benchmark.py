@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import command, progress, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from edge_perception.detection import Detector
@@ -283,10 +283,11 @@ def benchmark(
     meters = energy_meters()
     for candidate in candidates:
         candidate.warm_up(warm_up)
-    for turn in track(range(runs), 'benchmark', console=Console(stderr=True)):
-        for candidate in candidates:
-            # Whoever runs second finds the caches in another state, so they take turns.
-            candidate.measure(meters, bare_first=turn % 2 == 0)
+    with progress(range(runs), 'benchmark') as turns:
+        for turn in turns:
+            for candidate in candidates:
+                # Whoever runs second finds the caches in another state, so they take turns.
+                candidate.measure(meters, bare_first=turn % 2 == 0)
     return [candidate.report() for candidate in candidates]
 
 
@@ -338,18 +339,6 @@ def write_plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes.legend(loc='lower right')
     figure.savefig(path, format='png', dpi=120)
     pyplot.close(figure)
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there."""
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        write(beside)
-        os.replace(beside, path)
-    except OSError as error:
-        raise BenchmarkError(f'cannot write {path}: {error}') from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def open_detectors(
@@ -417,6 +406,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+@command('benchmark')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -450,43 +440,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help='file for the figures; the plot is beside it',
     )
     options = parser.parse_args(arguments)
-    try:
-        image = first_image(options.source, options.frame_size)
-        with contextlib.ExitStack() as stack:
-            detectors = []
-            for detector, why_not in open_detectors(
-                options.model,
-                options.backend,
-                device=options.device,
-                image_size=options.imgsz,
-                threads=options.threads,
-                spin=options.spin,
-            ):
-                if detector is None:
-                    print(f'benchmark: left out: {why_not}', file=sys.stderr)
-                else:
-                    detectors.append(stack.enter_context(detector))
-            if not detectors:
-                raise BenchmarkError('nothing can be measured')
-            results = benchmark(
-                detectors,
-                image,
-                runs=options.runs,
-                warm_up=options.warm_up,
-                batch=options.batch,
-                compare_ultralytics=options.ultralytics,
-            )
-            report = {'machine': machine(), 'frame_hw': image.shape[:2], 'results': results}
-        print_table(results)
-        text = json.dumps(report, indent=2) + '\n'
-        _write_whole(options.json, lambda path: path.write_text(text))
-        _write_whole(options.json.with_suffix('.png'), lambda path: write_plot(results, path))
-    except EdgePerceptionError as error:
-        print(f'benchmark: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('benchmark: stopped', file=sys.stderr)
-        return 130
+    image = first_image(options.source, options.frame_size)
+    with contextlib.ExitStack() as stack:
+        detectors = []
+        for detector, why_not in open_detectors(
+            options.model,
+            options.backend,
+            device=options.device,
+            image_size=options.imgsz,
+            threads=options.threads,
+            spin=options.spin,
+        ):
+            if detector is None:
+                print(f'benchmark: left out: {why_not}', file=sys.stderr)
+            else:
+                detectors.append(stack.enter_context(detector))
+        if not detectors:
+            raise BenchmarkError('nothing can be measured')
+        results = benchmark(
+            detectors,
+            image,
+            runs=options.runs,
+            warm_up=options.warm_up,
+            batch=options.batch,
+            compare_ultralytics=options.ultralytics,
+        )
+        report = {'machine': machine(), 'frame_hw': image.shape[:2], 'results': results}
+    print_table(results)
+    text = json.dumps(report, indent=2) + '\n'
+    write_whole(options.json, lambda path: path.write_text(text))
+    write_whole(options.json.with_suffix('.png'), lambda path: write_plot(results, path))
     return 0
 
 

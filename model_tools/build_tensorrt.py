@@ -29,6 +29,7 @@ from typing import Any
 import calibrate_int8
 import half_precision
 import numpy as np
+from command_line import command, uninterrupted, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -185,7 +186,6 @@ def build_engine(
     image_hw = Canvas.of(spec, metadata, image_size).image_hw
     profile = profile_for(spec.shape, image_hw, least=least, usual=usual, greatest=greatest)
     trt = import_tensorrt()
-    method = calibrate_int8.choose_method(int8_method, trt) if precision == 'int8' else ''
     blobs: list[NDArray[np.float32]] = []
     if precision == 'int8' and source_uri is not None:
         blobs = calibrate_int8.load_inputs(model, source_uri, count)
@@ -195,6 +195,9 @@ def build_engine(
             tempfile.TemporaryDirectory(prefix='.build-', dir=out.parent) as folder,
             _gpu_here() as gpu,
         ):
+            method = ''
+            if precision == 'int8':
+                method = calibrate_int8.choose_method(int8_method, trt, gpu)
             graph = _graph_for(trt, model, Path(folder) / 'graph.onnx', precision, method, blobs)
             plan = _build(
                 trt,
@@ -298,6 +301,7 @@ def _build(
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
+        @uninterrupted
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 errors.append(message)
@@ -342,12 +346,8 @@ def _build(
     if plan is None:
         raise BuildError(f'TensorRT cannot build {model}: {_one_line(errors)}')
     if keep_times and timing_cache is not None:
-        beside = timing_cache.with_name(f'.{timing_cache.name}.{os.getpid()}')
-        try:
-            beside.write_bytes(bytes(config.get_timing_cache().serialize()))
-            os.replace(beside, timing_cache)
-        finally:
-            beside.unlink(missing_ok=True)
+        times = bytes(config.get_timing_cache().serialize())
+        write_whole(timing_cache, lambda path: path.write_bytes(times))
     return bytes(plan)
 
 
@@ -362,6 +362,7 @@ def _monitor(trt: Any, shown: Progress) -> Any:
             self.interrupted = False
             self._tasks: dict[str, Any] = {}
 
+        @uninterrupted
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._tasks[name] = shown.add_task(name, total=steps)
 
@@ -372,6 +373,7 @@ def _monitor(trt: Any, shown: Progress) -> Any:
                 self.interrupted = True
             return not self.interrupted
 
+        @uninterrupted
         def phase_finish(self, name: str) -> None:
             task = self._tasks.pop(name, None)
             if task is not None:
@@ -394,6 +396,7 @@ def parse_shape(text: str) -> Shape:
     return batch, channels, height, width
 
 
+@command('build_tensorrt')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -414,28 +417,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     out = options.out or options.model.with_suffix('.engine')
-    try:
-        sidecar = build_engine(
-            options.model,
-            out,
-            precision=options.precision,
-            image_size=options.imgsz,
-            least=options.min,
-            usual=options.opt,
-            greatest=options.max,
-            int8_method=options.int8_method,
-            source_uri=options.calibration,
-            count=options.count,
-            workspace_mib=options.workspace,
-            timing_cache=options.timing_cache,
-            command=shlex.join(['python', 'model_tools/build_tensorrt.py', *given]),
-        )
-    except EdgePerceptionError as error:
-        print(f'build_tensorrt: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('build_tensorrt: stopped, no file was written', file=sys.stderr)
-        return 130
+    sidecar = build_engine(
+        options.model,
+        out,
+        precision=options.precision,
+        image_size=options.imgsz,
+        least=options.min,
+        usual=options.opt,
+        greatest=options.max,
+        int8_method=options.int8_method,
+        source_uri=options.calibration,
+        count=options.count,
+        workspace_mib=options.workspace,
+        timing_cache=options.timing_cache,
+        command=shlex.join(['python', 'model_tools/build_tensorrt.py', *given]),
+    )
     shapes = ', '.join(f'{name} {show(shape)}' for name, shape in sidecar.profile.items())
     where = sidecar.gpu or 'whichever GPU loads it'
     print(

@@ -10,8 +10,11 @@ computer then builds from. What comes out depends on --int8-method and on the Te
 - `entropy`, `minmax`: a cache of ranges, found by TensorRT's own calibrators on the GPU; TensorRT
   up to 10 only. Its name is made of the model's hash, the images' hash and TensorRT's version, so
   that a cache is never used for anything else.
-- `auto`: the Q/DQ graph. Detectors lose less with its ranges per channel (MinMax) than with the
-  entropy calibrator.
+- `auto`: the MinMax calibrator where TensorRT has one and there is a GPU for it to run on, else
+  the Q/DQ graph. Detectors lose less with MinMax than with the entropy calibrator.
+
+Alone this command writes the Q/DQ graph: a cache of ranges is of use only to the build that
+follows at once, on the same GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from typing import Any
 
 import calibration
 import numpy as np
+from command_line import command, write_whole
 from numpy.typing import NDArray
+from rich.console import Console
 
 from edge_perception.detection import Detector
 from edge_perception.detection.backends.tensorrt import Gpu, tensorrt_label
@@ -40,14 +45,20 @@ class CalibrateError(EdgePerceptionError):
     """The ranges cannot be found as asked."""
 
 
-def choose_method(method: str, trt: Any) -> str:
+def choose_method(method: str, trt: Any, gpu: Gpu | None) -> str:
     """`qdq`, `entropy` or `minmax`, of what this TensorRT has.
+
+    Args:
+        method: one of INT8_METHODS.
+        trt: the TensorRT module.
+        gpu: what a calibrator would run on; None where there is none.
 
     Raises:
         CalibrateError: this TensorRT has no calibrators.
     """
     if method == 'auto':
-        return 'qdq'
+        able = gpu is not None and hasattr(trt, 'IInt8MinMaxCalibrator')
+        return 'minmax' if able else 'qdq'
     if method != 'qdq' and not hasattr(trt, 'IInt8EntropyCalibrator2'):
         raise CalibrateError(
             f'{tensorrt_label(trt)} has no calibrators any more: use --int8-method qdq'
@@ -110,12 +121,7 @@ def make_calibrator(
             return cache.read_bytes() if cache.is_file() else None
 
         def write_calibration_cache(self, content: Any) -> None:
-            beside = cache.with_name(f'.{cache.name}.{os.getpid()}')
-            try:
-                beside.write_bytes(bytes(content))
-                os.replace(beside, cache)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_whole(cache, lambda path: path.write_bytes(bytes(content)))
 
     return Calibrator()
 
@@ -142,6 +148,7 @@ def write_qdq(model: Path, out: Path, blobs: list[NDArray[np.float32]]) -> None:
         raise CalibrateError(f'cannot write {out}: {error}') from error
 
 
+@command('calibrate_int8')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -153,15 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, help='default: the model with .trt_int8.onnx')
     options = parser.parse_args(arguments)
     out = options.out or options.model.with_suffix('.trt_int8.onnx')
-    try:
+    with Console(stderr=True).status(f'{options.model} to {out}'):
         blobs = load_inputs(options.model, options.calibration, options.count)
         write_qdq(options.model, out, blobs)
-    except EdgePerceptionError as error:
-        print(f'calibrate_int8: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('calibrate_int8: stopped, no file was written', file=sys.stderr)
-        return 130
     print(f'{out}: ranges from {len(blobs)} images')
     return 0
 

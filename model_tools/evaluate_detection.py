@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ import cv2
 import numpy as np
 import yaml
 from autolabel import parse_frames
+from command_line import command, progress, write_whole
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track as progress
 
 from edge_perception.detection import Detector
 from edge_perception.detection.labels import load_labels
@@ -280,6 +278,7 @@ def labelled_images(
     return {0: options.class_name}, images, None
 
 
+@command('evaluate_detection')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -295,43 +294,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--threads', type=int, help='CPU threads of the engine')
     parser.add_argument('--json', type=Path, help='file for the scores')
     options = parser.parse_args(arguments)
-    try:
-        names, images, total = labelled_images(options)
-        with Detector(
-            options.backend,
-            model_path=options.model,
-            device=options.device,
-            image_size=options.imgsz,
-            score_threshold=options.score,
-            iou_threshold=options.iou,
-            max_detections=MAX_DETECTIONS,
-            threads=options.threads,
-        ) as detector:
-            shown = progress(images, 'evaluate', total=total, console=Console(stderr=True))
-            scores = evaluate(detector, iter(shown), names)
-            scores = {
-                'model': Path(options.model).name,
-                'backend': detector.backend_name,
-                'image_hw': list(detector.image_hw),
-                **scores,
-            }
-        text = json.dumps(scores, indent=2)
-        print(text)
-        if options.json:
-            beside = options.json.with_name(f'.{options.json.name}.{os.getpid()}')
-            try:
-                beside.write_text(text + '\n')
-                os.replace(beside, options.json)
-            except OSError as error:
-                raise EvaluationError(f'cannot write {options.json}: {error}') from error
-            finally:
-                beside.unlink(missing_ok=True)
-    except EdgePerceptionError as error:
-        print(f'evaluate_detection: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('evaluate_detection: stopped', file=sys.stderr)
-        return 130
+    names, images, total = labelled_images(options)
+    with Detector(
+        options.backend,
+        model_path=options.model,
+        device=options.device,
+        image_size=options.imgsz,
+        score_threshold=options.score,
+        iou_threshold=options.iou,
+        max_detections=MAX_DETECTIONS,
+        threads=options.threads,
+    ) as detector:
+        with progress(images, 'evaluate', total) as shown:
+            scores = evaluate(detector, shown, names)
+        scores = {
+            'model': Path(options.model).name,
+            'backend': detector.backend_name,
+            'image_hw': list(detector.image_hw),
+            **scores,
+        }
+    text = json.dumps(scores, indent=2)
+    print(text)
+    if options.json:
+        write_whole(options.json, lambda path: path.write_text(text + '\n'))
     return 0
 
 

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from command_line import command, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track as progress
@@ -402,24 +403,20 @@ def _user_cache() -> Path:
 def _save_detections(
     path: Path, stamps_ns: Sequence[int], detections: Sequence[Detections], detect_ms: float
 ) -> None:
-    """Write beside and rename, so that a broken run leaves nothing that looks whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keep the detections of a video: whole, or not at all."""
     every = Detections.concatenate(detections)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with beside.open('wb') as file:
-            np.savez_compressed(
-                file,
-                stamps_ns=np.array(stamps_ns, np.int64),
-                counts=np.array([len(frame) for frame in detections]),
-                xyxy=every.xyxy,
-                score=every.score,
-                class_id=every.class_id,
-                detect_ms=detect_ms,
-            )
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(
+        path,
+        lambda beside: np.savez_compressed(
+            beside,
+            stamps_ns=np.array(stamps_ns, np.int64),
+            counts=np.array([len(frame) for frame in detections]),
+            xyxy=every.xyxy,
+            score=every.score,
+            class_id=every.class_id,
+            detect_ms=detect_ms,
+        ),
+    )
 
 
 def _load_detections(path: Path) -> tuple[list[int], list[Detections], float]:
@@ -634,25 +631,15 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel('HOTA, %')
     axes.grid(alpha=0.3)
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{os.getpid()}.{path.name}')
     try:
-        figure.savefig(beside, dpi=120)
-        beside.replace(path)
+        write_whole(path, lambda beside: figure.savefig(beside, dpi=120))
     finally:
-        beside.unlink(missing_ok=True)
         pyplot.close(figure)
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write beside and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        beside.write_text(json.dumps(report, indent=2) + '\n')
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a report: whole, or not at all."""
+    write_whole(path, lambda beside: beside.write_text(json.dumps(report, indent=2) + '\n'))
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -789,38 +776,35 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
+@command('evaluate_tracking')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is returned."""
     options = parse_arguments(arguments)
-    try:
-        if options.live:
-            return _main_live(options)
-        if options.video:
-            sequences = [
-                open_video(
-                    options.video,
-                    options.gt,
-                    model=options.model,
-                    backend=options.backend,
-                    image_size=options.imgsz,
-                    classes=options.classes,
-                    cache=options.cache,
-                )
-            ]
-        else:
-            sequences = open_mot_root(options.mot_root, options.sequences)
-        if options.sweep:
-            return _main_sweep(options, sequences)
-        report = evaluate(
-            sequences,
-            lambda: create_tracker(options.tracker, **dict(options.set)),
-            detect_every=options.detect_every,
-            latency_frames=options.latency_frames,
-            use_images=not options.no_images,
-        )
-    except EdgePerceptionError as error:
-        print(f'evaluate_tracking: {error}', file=sys.stderr)
-        return 1
+    if options.live:
+        return _main_live(options)
+    if options.video:
+        sequences = [
+            open_video(
+                options.video,
+                options.gt,
+                model=options.model,
+                backend=options.backend,
+                image_size=options.imgsz,
+                classes=options.classes,
+                cache=options.cache,
+            )
+        ]
+    else:
+        sequences = open_mot_root(options.mot_root, options.sequences)
+    if options.sweep:
+        return _main_sweep(options, sequences)
+    report = evaluate(
+        sequences,
+        lambda: create_tracker(options.tracker, **dict(options.set)),
+        detect_every=options.detect_every,
+        latency_frames=options.latency_frames,
+        use_images=not options.no_images,
+    )
     report['settings'] = {
         'tracker': options.tracker,
         'parameters': dict(options.set),

@@ -31,6 +31,7 @@ import cv2
 import evaluate_detection
 import numpy as np
 import quantize_onnx
+from command_line import command
 from numpy.typing import NDArray
 
 from edge_perception.detection.backends.onnx import OnnxBackend
@@ -312,6 +313,7 @@ def _take_uint8(path: Path) -> None:
     onnx.save(model, path)
 
 
+@command('export_onnx')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -335,32 +337,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing is to be downloaded or installed for an export.
     os.environ.setdefault('YOLO_OFFLINE', 'true')
     os.environ.setdefault('YOLO_AUTOINSTALL', 'false')
-    try:
-        with tempfile.TemporaryDirectory(prefix='export-') as folder:
-            target = Path(folder) / out.name if options.half else out
-            parity = export_onnx(
-                options.model,
+    with tempfile.TemporaryDirectory(prefix='export-') as folder:
+        target = Path(folder) / out.name if options.half else out
+        parity = export_onnx(
+            options.model,
+            target,
+            image_size=options.imgsz,
+            opset=options.opset,
+            uint8_input=options.uint8_input,
+            end2end=options.end2end,
+        )
+        if options.half:
+            outcome = quantize_onnx.quantize_onnx(
                 target,
-                image_size=options.imgsz,
-                opset=options.opset,
-                uint8_input=options.uint8_input,
-                end2end=options.end2end,
+                out,
+                quantize_onnx.scorer(options, 'onnx'),
+                to='fp16',
+                max_map_drop=options.max_map_drop,
             )
-            if options.half:
-                outcome = quantize_onnx.quantize_onnx(
-                    target,
-                    out,
-                    quantize_onnx.scorer(options, 'onnx'),
-                    to='fp16',
-                    max_map_drop=options.max_map_drop,
-                )
-                print(f'FP16: mAP50-95 {outcome.after:.2f} (was {outcome.before:.2f})')
-    except EdgePerceptionError as error:
-        print(f'export_onnx: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('export_onnx: stopped, no file was written', file=sys.stderr)
-        return 130
+            print(f'FP16: mAP50-95 {outcome.after:.2f} (was {outcome.before:.2f})')
     print(
         f'{out}: {out.stat().st_size / 1e6:.1f} MB; over {parity.shapes} input shapes it differs '
         f'from PyTorch by at most {parity.box_px:.1e} px and {parity.score:.1e} in score'

@@ -29,6 +29,7 @@ from typing import Any
 import calibration
 import evaluate_detection
 import half_precision
+from command_line import command
 from rich.console import Console
 
 from edge_perception.detection import Detector
@@ -148,6 +149,7 @@ def scorer(options: argparse.Namespace, backend: str) -> Scorer:
     return score
 
 
+@command('quantize_onnx')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -167,24 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.model.with_name(f'{options.model.stem}_{options.to}.onnx')
     console = Console(stderr=True)
-    try:
-        with console.status(f'{options.model} to {options.to}'):
-            outcome = quantize_onnx(
-                options.model,
-                out,
-                scorer(options, 'openvino' if options.to == 'bf16' else 'onnx'),
-                to=options.to,
-                source_uri=options.calibration,
-                count=options.count,
-                method=options.method,
-                max_map_drop=options.max_map_drop,
-            )
-    except EdgePerceptionError as error:
-        print(f'quantize_onnx: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('quantize_onnx: stopped, no file was written', file=sys.stderr)
-        return 130
+    with console.status(f'{options.model} to {options.to}'):
+        outcome = quantize_onnx(
+            options.model,
+            out,
+            scorer(options, 'openvino' if options.to == 'bf16' else 'onnx'),
+            to=options.to,
+            source_uri=options.calibration,
+            count=options.count,
+            method=options.method,
+            max_map_drop=options.max_map_drop,
+        )
     sizes: list[Any] = [path.stat().st_size / 1e6 for path in (options.model, out)]
     print(
         f'{out}: {sizes[1]:.1f} MB (was {sizes[0]:.1f}); mAP50-95 {outcome.after:.2f} '

@@ -9,9 +9,11 @@ from random weights, a .pt goes on from its own. The learning rate falls along a
 kept is the weights' moving average; the seed makes a run repeatable on the same machine. How
 images are varied stands in augmentations.py. Nothing is downloaded when model and data are files.
 
-A run that was interrupted goes on from its last whole epoch:
+A run that was interrupted, or found the disk full, goes on from its last whole epoch:
 
     python model_tools/train.py --resume person
+
+Nothing stays of a run that broke off before it had one.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from typing import Any
 
 import augmentations
 import yaml
+from command_line import command, write_whole
 
 from edge_perception.detection.errors import first_line
+from edge_perception.media.atomic import temporary_beside
 from edge_perception.types import EdgePerceptionError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -153,7 +157,13 @@ def train(
         **augmentations.settings(epochs=epochs, multi_scale=multi_scale),
         **overrides,
     }
-    return _run(model, settings, folder=folder, latest=latest, threads=threads)
+    try:
+        return _run(model, settings, folder=folder, latest=latest, threads=threads)
+    except BaseException:
+        # What --resume cannot go on from would only be in the way of the next run of this name.
+        if not (folder / 'weights' / 'last.pt').is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def resume(
@@ -187,6 +197,9 @@ def _run(
         network = YOLO(model, task='detect')
         if has_folded_batch_norm(network.model):
             network.add_callback('on_train_batch_start', keep_batch_norm)
+        # On several GPUs Ultralytics starts processes that could not import this class.
+        if ',' not in str(settings.get('device')):
+            settings['trainer'] = _whole_epochs_trainer()
         network.train(**settings)
     except (
         AssertionError,
@@ -197,13 +210,52 @@ def _run(
         SyntaxError,
         KeyError,
     ) as error:
-        raise TrainError(f'training {model} failed: {first_line(error)}') from error
+        text = f'training {model} failed: {first_line(error)}'
+        if (folder / 'weights' / 'last.pt').is_file():
+            text += f' (--resume {folder.name} goes on from the last whole epoch)'
+        raise TrainError(text) from error
     best = folder / 'weights' / 'best.pt'
     if not best.is_file():
         raise TrainError(f'training ended without weights in {folder}')
     _write_class_table(network.trainer.validator.metrics, folder / 'per_class.csv')
-    copy_atomically(best, latest)
+    write_whole(latest, lambda beside: shutil.copyfile(best, beside))
     return folder
+
+
+def _whole_epochs_trainer() -> type:
+    """Ultralytics' trainer, whose files stay those of the last whole epoch on a full disk."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class WholeEpochsTrainer(DetectionTrainer):
+        last: Path
+        best: Path
+
+        def save_metrics(self, metrics: dict[str, Any]) -> None:
+            self._table = self.csv.read_bytes() if self.csv.is_file() else b''
+            try:
+                super().save_metrics(metrics)
+            except OSError:
+                self.csv.write_bytes(self._table)
+                raise
+
+        def save_model(self) -> Any:
+            places = self.last, self.best
+            self.last, self.best = (temporary_beside(place) for place in places)
+            try:
+                saved = super().save_model()
+                for made, place in zip((self.last, self.best), places, strict=True):
+                    if made.is_file():
+                        os.replace(made, place)
+                return saved
+            except OSError:
+                self.csv.write_bytes(self._table)
+                raise
+            finally:
+                self.last.unlink(missing_ok=True)
+                self.best.unlink(missing_ok=True)
+                self.last, self.best = places
+
+    return WholeEpochsTrainer
 
 
 def has_folded_batch_norm(network: Any) -> bool:
@@ -236,32 +288,19 @@ def keep_batch_norm(trainer: Any) -> None:
 def _write_class_table(metrics: Any, path: Path) -> None:
     """Scores of each class on the validation images, of the best weights."""
     rows = metrics.summary()
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+
+    def write(beside: Path) -> None:
         with beside.open('w', newline='') as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ['Class'])
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, path)
-    except OSError as error:
-        raise TrainError(f'cannot write {path}: {error}') from error
-    finally:
-        beside.unlink(missing_ok=True)
+
+    write_whole(path, write)
 
 
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the whole new one at any moment."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f'.{target.name}.{os.getpid()}')
-    try:
-        shutil.copyfile(source, beside)
-        os.replace(beside, target)
-    except OSError as error:
-        raise TrainError(f'cannot write {target}: {error}') from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
+@command(
+    'train', stopped='models/latest.pt is as it was; a run with a whole epoch goes on by --resume'
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -286,33 +325,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.resume is None and None in (options.model, options.data, options.name):
         parser.error('--model, --data and --name are needed, or --resume NAME')
-    try:
-        if options.resume is not None:
-            folder = resume(options.resume, threads=options.threads)
-        else:
-            folder = train(
-                options.model,
-                options.data,
-                name=options.name,
-                epochs=options.epochs,
-                image_size=options.imgsz,
-                batch=options.batch,
-                optimizer=options.optimizer,
-                patience=options.patience,
-                multi_scale=options.multi_scale,
-                seed=options.seed,
-                device=options.device,
-                threads=options.threads,
-                cache=options.cache,
-            )
-    except EdgePerceptionError as error:
-        print(f'train: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            'train: stopped; models/latest.pt is as it was, --resume NAME goes on', file=sys.stderr
+    if options.resume is not None:
+        folder = resume(options.resume, threads=options.threads)
+    else:
+        folder = train(
+            options.model,
+            options.data,
+            name=options.name,
+            epochs=options.epochs,
+            image_size=options.imgsz,
+            batch=options.batch,
+            optimizer=options.optimizer,
+            patience=options.patience,
+            multi_scale=options.multi_scale,
+            seed=options.seed,
+            device=options.device,
+            threads=options.threads,
+            cache=options.cache,
         )
-        return 130
     print(f'{folder}: best weights copied to {LATEST}')
     return 0
 

@@ -58,7 +58,7 @@ def test_without_a_source_the_image_is_noise_that_repeats():
         (['--model', 'no.onnx'], 'model file not found: no.onnx'),
         (['--source', 'no.mp4'], 'no.mp4'),
         (['--runs', '0'], 'must be at least 1'),
-        (['--json', '/nonexistent-folder/a.json', '--runs', '1'], 'cannot write'),
+        (['--json', '/proc/version/a.json', '--runs', '1'], 'cannot write'),
     ],
 )
 def test_error_is_one_line(default_model, capsys, tmp_path, monkeypatch, extra, message):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import build_tensorrt
 import calibrate_int8
@@ -185,6 +186,21 @@ def test_cache_of_ranges_is_keyed_by_model_images_version_and_method(model, tmp_
     }
     assert len(names) == 5
     assert calibrate_int8.cache_path(tmp_path, model, blobs, trt, 'entropy').name in names
+
+
+@pytest.mark.parametrize(
+    ('calibrators', 'gpu', 'method'),
+    [
+        pytest.param(True, object(), 'minmax', id='TensorRT up to 10'),
+        pytest.param(True, None, 'qdq', id='a calibrator runs on a GPU'),
+        pytest.param(False, object(), 'qdq', id='TensorRT 11'),
+    ],
+)
+def test_auto_calibrates_where_tensorrt_can(calibrators, gpu, method):
+    trt = types.SimpleNamespace(__name__='tensorrt', __version__='0')
+    if calibrators:
+        trt.IInt8EntropyCalibrator2 = trt.IInt8MinMaxCalibrator = object
+    assert calibrate_int8.choose_method('auto', trt, gpu) == method
 
 
 def test_calibration_alone_writes_a_graph_that_onnx_runtime_runs_too(model, images, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 from pathlib import Path
 
 import augmentations
@@ -94,18 +95,6 @@ def test_missing_model_is_one_line(squares, tmp_path, capsys):
     )
     assert status == 1
     assert capsys.readouterr().err == f'train: model not found: {tmp_path / "no.pt"}\n'
-
-
-def test_copy_replaces_the_whole_file_or_nothing(tmp_path):
-    source, target = tmp_path / 'a', tmp_path / 'b'
-    source.write_text('new')
-    target.write_text('old')
-    train.copy_atomically(source, target)
-    assert target.read_text() == 'new'
-    with pytest.raises(train.TrainError, match='cannot write'):
-        train.copy_atomically(tmp_path / 'absent', target)
-    assert target.read_text() == 'new'
-    assert sorted(os.listdir(tmp_path)) == ['a', 'b']
 
 
 def loader_transforms(trainer):
@@ -233,3 +222,41 @@ def test_full_disk_is_one_line_and_the_old_weights_stay(squares, tmp_path, full_
         )  # fmt: skip
     assert '\n' not in str(error.value)
     assert latest.read_text() == 'old'
+    assert os.listdir(full_disk) == []  # without a whole epoch there is nothing to go on from
+
+
+def test_disk_that_fills_up_leaves_the_last_whole_epoch(squares, tmp_path, full_disk, monkeypatch):
+    """The disk is full when the second epoch is to be kept; with more room the run goes on."""
+    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    subprocess.run(['mount', '-o', 'remount,size=64m', str(full_disk)], check=True)
+    taken = full_disk / 'taken'
+    real = ultralytics.YOLO
+
+    def filling(*args, **options):
+        network = real(*args, **options)
+
+        def fill(trainer):
+            if trainer.epoch == 1:
+                taken.write_bytes(bytes(os.statvfs(full_disk).f_bavail * 4096))
+
+        network.add_callback('on_train_epoch_start', fill)
+        return network
+
+    runs, latest = full_disk / 'runs', tmp_path / 'latest.pt'
+    with monkeypatch.context() as patch:
+        patch.setattr(ultralytics, 'YOLO', filling)
+        with pytest.raises(
+            train.TrainError, match=r'No space left.*--resume test goes on'
+        ) as error:
+            train.train(
+                str(YOLOV8P), squares, name='test', epochs=2, image_size=64, batch=4,
+                device='cpu', runs=runs, latest=latest, plots=False, workers=0,
+            )  # fmt: skip
+    assert '\n' not in str(error.value)
+    assert sorted(os.listdir(runs / 'test' / 'weights')) == ['best.pt', 'last.pt']
+    assert not latest.exists()
+    taken.unlink()
+    folder = train.resume('test', runs=runs, latest=latest)
+    with (folder / 'results.csv').open() as file:
+        assert [row['epoch'].strip() for row in csv.DictReader(file)] == ['1', '2']
+    assert latest.is_file()
