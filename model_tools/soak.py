@@ -37,6 +37,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from live_graph import answered_stamp_ns, end_process
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 from vision_msgs.msg import Detection2DArray
@@ -414,12 +415,15 @@ def main() -> int:
     os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 99 + 1))
     apply_transport_defaults()
     args.out.mkdir(parents=True, exist_ok=True)
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         report = run(args)
     except SoakError as error:
         print(f'soak: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('soak: interrupted, no report', file=sys.stderr)
+        return 130
     finally:
         rclpy.try_shutdown()
     text = summary_text(report)
