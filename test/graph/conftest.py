@@ -149,15 +149,25 @@ def graph() -> Iterator[Graph]:
         graph.close()
 
 
+@pytest.fixture(scope='module')
+def module_graph() -> Iterator[Graph]:
+    """A graph for all tests of a module that ask for it."""
+    graph = Graph((next(_domains) + os.getpid()) % 99 + 1)
+    try:
+        yield graph
+    finally:
+        graph.close()
+
+
 class ImagePublisher:
     """Publishes small images whose stamps are known."""
 
-    def __init__(self, graph: Graph, size_hw: tuple[int, int] = (240, 320)) -> None:
+    def __init__(
+        self, graph: Graph, size_hw: tuple[int, int] = (240, 320), topic: str = 'image_raw'
+    ) -> None:
         from sensor_msgs.msg import Image
 
-        self._publisher = graph.node.create_publisher(
-            Image, 'image_raw', image_qos(5, reliable=True)
-        )
+        self._publisher = graph.node.create_publisher(Image, topic, image_qos(5, reliable=True))
         self._graph = graph
         self.image = np.random.default_rng(0).integers(0, 255, (*size_hw, 3), np.uint8)
         self.stamps_ns: list[int] = []
@@ -180,6 +190,12 @@ class ImagePublisher:
     def send_message(self, message: Any) -> None:
         """Publish any image message."""
         self._publisher.publish(message)
+
+
+@pytest.fixture(scope='session')
+def image_publisher() -> type[ImagePublisher]:
+    """For tests that publish on several topics."""
+    return ImagePublisher
 
 
 @pytest.fixture

@@ -177,3 +177,81 @@ def test_lane_tells_how_long_items_waited_and_which_were_dropped(worker):
     lane.offer('never taken')
     worker.stop()
     assert dropped == ['old', 'never taken']
+
+
+def test_lanes_of_a_group_are_served_in_turn_however_much_one_of_them_is_offered(worker):
+    gate = Gate()
+    turns = worker.turns(gate)
+    greedy, modest = turns.lane(), turns.lane()
+    worker.start()
+    greedy.offer('greedy')
+    gate.wait_entered()
+    for _ in range(3):
+        modest.offer('modest')
+        for _ in range(10):
+            greedy.offer('greedy')
+        gate.open.release(2)
+        gate.wait_entered()
+        gate.wait_entered()
+    gate.open.release()
+    assert worker.stop()
+    assert gate.done == [['greedy'], ['modest']] * 3 + [['greedy']]
+    assert modest.counts.dropped == 0
+    assert greedy.counts.dropped == 27
+
+
+def test_what_waits_is_taken_together_one_of_each_lane(worker):
+    gate = Gate()
+    turns = worker.turns(gate, at_once=2)
+    lanes = [turns.lane(depth=2) for _ in range(3)]
+    for lane, items in zip(lanes, ('ab', 'c', 'd'), strict=True):
+        for item in items:
+            lane.offer(item)
+    worker.start()
+    gate.open.release(2)
+    gate.wait_entered()
+    gate.wait_entered()
+    worker.stop()
+    # Nothing waits for a batch to be full, and nobody is first twice.
+    assert gate.done == [['a', 'c'], ['d', 'b']]
+    assert [lane.counts.processed for lane in lanes] == [2, 1, 1]
+
+
+def test_only_what_is_alike_is_taken_together(worker):
+    gate = Gate()
+    turns = worker.turns(gate, at_once=3, alike=str.isupper)
+    lanes = [turns.lane() for _ in range(3)]
+    for lane, item in zip(lanes, 'aBc', strict=True):
+        lane.offer(item)
+    worker.start()
+    gate.open.release(2)
+    gate.wait_entered()
+    gate.wait_entered()
+    worker.stop()
+    assert gate.done == [['a', 'c'], ['B']]
+
+
+def test_an_item_that_fails_among_others_fails_alone(worker):
+    done = []
+    told = []
+
+    def process(items):
+        if 'bad' in items:
+            raise ValueError('bad')
+        done.extend(items)
+
+    turns = worker.turns(process, at_once=3)
+    lanes = [
+        turns.lane(on_error=lambda error, i=i: told.append((i, str(error)))) for i in range(3)
+    ]
+    finished = threading.Event()
+    last = worker.lane(lambda item: finished.set())
+    for lane, item in zip(lanes, ('good', 'bad', 'good'), strict=True):
+        lane.offer(item)
+    last.offer(None)
+    worker.start()
+    assert finished.wait(DEADLINE_S)
+    assert done == ['good', 'good']
+    assert told == [(1, 'bad')]
+    assert [lane.counts.failed for lane in lanes] == [0, 1, 0]
+    assert [lane.counts.processed for lane in lanes] == [1, 0, 1]
