@@ -111,8 +111,8 @@ def pip_settings(folder: Path) -> list[str]:
             value = subprocess.run(command, capture_output=True, text=True).stdout.strip()
             if value and not any(line.startswith(key) for line in lines):
                 if key == 'cert':
-                    options += ['--volume', f'{value}:/run/pip_cert:ro']
-                    value = '/run/pip_cert'
+                    options += ['--secret', f'id=pip_cert,src={value}']
+                    value = '/run/secrets/pip_cert'
                 lines.append(f'{key} = {value}')
     path = folder / 'pip.conf'
     path.write_text('\n'.join(['[global]', *lines, '']))
@@ -243,12 +243,12 @@ def test_it_is_no_root_and_writes_nowhere_but_in_tmp(container: str) -> None:
     assert execute(container, 'touch', '/tmp/written').returncode == 0
 
 
-def test_the_image_holds_neither_compilers_nor_torch_nor_settings_of_the_build(
+def test_the_image_holds_neither_compilers_nor_torch_nor_traces_of_the_build(
     container: str,
 ) -> None:
     script = (
         'for program in gcc g++ cc cmake make; do command -v $program; done; '
-        'ls -d /opt/edge_perception/src /opt/edge_perception/build /run/pip_cert '
+        'ls -d /opt/edge_perception/src /opt/edge_perception/build /run/secrets '
         '/etc/pip.conf /opt/edge_perception/.venv/lib/python3*/site-packages/torch '
         '/opt/edge_perception/.venv/include; true'
     )

@@ -67,9 +67,19 @@ def run_python(code: str, **variables: str) -> str:
         ({'RMW_IMPLEMENTATION': 'rmw_fastrtps_cpp'}, {**PROFILE_VARIABLES, **MALLOC_VARIABLES}),
         # Another middleware takes no Fast DDS profile, but the same C library.
         ({'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}, MALLOC_VARIABLES),
-        # What the user has set stays, under the new name and the old one.
-        ({'FASTDDS_DEFAULT_PROFILES_FILE': '/own.xml'}, MALLOC_VARIABLES),
-        ({'FASTRTPS_DEFAULT_PROFILES_FILE': '/own.xml'}, MALLOC_VARIABLES),
+        # What the user has set stays, and holds for the releases that know the other name too.
+        (
+            {'FASTDDS_DEFAULT_PROFILES_FILE': '/own.xml'},
+            {'FASTRTPS_DEFAULT_PROFILES_FILE': '/own.xml', **MALLOC_VARIABLES},
+        ),
+        (
+            {'FASTRTPS_DEFAULT_PROFILES_FILE': '/own.xml'},
+            {'FASTDDS_DEFAULT_PROFILES_FILE': '/own.xml', **MALLOC_VARIABLES},
+        ),
+        (
+            dict.fromkeys(PROFILE_VARIABLES, '/own.xml'),
+            MALLOC_VARIABLES,
+        ),
         ({'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}, MALLOC_VARIABLES),
         ({'MALLOC_TRIM_THRESHOLD_': '1'}, PROFILE_VARIABLES),
         # The switch.

@@ -26,11 +26,8 @@ SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
 # Its values, with the profile in config/ that each stands for.
 PROFILES = {'images': 'fastdds.xml', 'network': 'fastdds_network.xml', 'default': ''}
 
-# Fast DDS calls it FASTRTPS_ up to 2.x of ROS 2 Humble; newer releases know the first name.
+# Fast DDS 2 (Humble, Jazzy) reads the second, Fast DDS 3 (Kilted) the first.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-# The user's own choice of transports, which a profile file would override.
-_USER_CHOICES = (*PROFILE_VARIABLES, 'FASTDDS_BUILTIN_TRANSPORTS')
-
 # mallopt(3): blocks below the first come from the heap, whose free end goes back to the system
 # only above the second. 32 MiB is the highest mmap threshold that the manual allows; it covers 4K
 # bgr8.
@@ -102,7 +99,10 @@ def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
     middleware = environment.get('RMW_IMPLEMENTATION', '')
     if middleware and not middleware.startswith('rmw_fastrtps'):
         return {}
-    if any(environment.get(name) for name in _USER_CHOICES):
+    own = next((path for name in PROFILE_VARIABLES if (path := environment.get(name))), '')
+    if own:  # for whichever release this is
+        return {name: own for name in PROFILE_VARIABLES if not environment.get(name)}
+    if environment.get('FASTDDS_BUILTIN_TRANSPORTS'):  # a profile would override it
         return {}
     profile = str(share_folder() / 'config' / _profile_name(environment))
     return dict.fromkeys(PROFILE_VARIABLES, profile)
