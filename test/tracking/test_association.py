@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from edge_perception.tracking import association
 
+BOXES = st.lists(
+    st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 30)] * 2), min_size=1, max_size=6
+).map(lambda rows: np.array([[x, y, x + w, y + h] for x, y, w, h in rows], float))
 ONE = [[0.0, 0.0, 10.0, 10.0]]
 
 
@@ -30,14 +33,25 @@ def test_similarities(other, iou, giou, diou):
     assert association.intersection_over_union(first, second)[0, 0] == pytest.approx(iou)
     assert association.generalized_iou(first, second)[0, 0] == pytest.approx(giou)
     assert association.distance_iou(first, second)[0, 0] == pytest.approx(diou)
-    assert association.paired_iou(first, second)[0] == pytest.approx(iou)
-    assert association.widened_iou(first, second, np.zeros(1))[0, 0] == pytest.approx(iou)
 
 
 def test_widened_boxes_overlap_where_the_boxes_do_not():
     first, second = np.array(ONE), np.array([[12.0, 0.0, 22.0, 10.0]])
-    similarity = association.widened_iou(first, second, np.array([5.0]))[0, 0]
-    assert similarity == pytest.approx(8 * 20 / (2 * 400 - 8 * 20))
+    pair = np.zeros(1, np.intp)
+    similarity = association.paired_iou(first, pair, second, pair, np.array([5.0]))
+    assert similarity[0] == pytest.approx(8 * 20 / (2 * 400 - 8 * 20))
+
+
+@given(first=BOXES, second=BOXES, margin=st.sampled_from((0.0, 0.5, 3.0, 20.0)))
+def test_boxes_touch_where_their_iou_is_above_zero(first, second, margin):
+    margins = np.full(len(first), margin)
+    rows, columns = (part.ravel() for part in np.indices((len(first), len(second))))
+    iou = association.paired_iou(first, rows, second, columns, margins)
+    near = association.touching(first, second, margins).ravel()
+    np.testing.assert_array_equal(near, iou > 0)
+    if not margin:
+        dense = association.intersection_over_union(first, second).ravel()
+        np.testing.assert_array_equal(dense, iou)
 
 
 @settings(max_examples=60)

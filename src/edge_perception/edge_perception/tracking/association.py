@@ -10,6 +10,7 @@ Boxes = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
+_NONE = np.empty(0, np.intp)
 _TINY = 1e-9
 # Up to this size the plain assignment is cheaper than looking for what is already decided.
 _FEW = 30
@@ -17,7 +18,73 @@ _FEW = 30
 
 def intersection_over_union(first_xyxy: Boxes, second_xyxy: Boxes) -> Matrix:
     """IoU of every pair: (n, 4) and (m, 4) corners to (n, m) in [0, 1]."""
-    return _overlap(first_xyxy, second_xyxy)[0]
+    rows, columns = pairs_of(touching(first_xyxy, second_xyxy))
+    iou = np.zeros((len(first_xyxy), len(second_xyxy)))
+    iou[rows, columns] = paired_iou(first_xyxy, rows, second_xyxy, columns)
+    return iou
+
+
+def touching(
+    first_xyxy: Boxes, second_xyxy: Boxes, margin: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """Which boxes overlap: (n, 4) and (m, 4) corners to (n, m).
+
+    In a crowd these are few: what is computed of pairs should be computed of them only.
+
+    Args:
+        first_xyxy: (n, 4) corners.
+        second_xyxy: (m, 4) corners.
+        margin: (n,) pixels by which both boxes of a pair are widened on all sides.
+    """
+    first, second = first_xyxy.T, second_xyxy.T[:, None, :]
+    low, high = first[:2], first[2:]
+    if margin is not None:
+        reach = 2.0 * margin
+        low, high = low - reach, high + reach
+    overlap = second[:2] < high[:, :, None]  # (2, n, m)
+    overlap &= second[2:] > low[:, :, None]
+    both: NDArray[np.bool_] = overlap[0] & overlap[1]
+    return both
+
+
+def pairs_of(mask: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """Rows and columns of the pairs that an (n, m) mask holds, rows ascending."""
+    # np.nonzero in two dimensions takes 40 times as long on a large mask with few pairs.
+    rows, columns = np.divmod(mask.ravel().nonzero()[0], mask.shape[1])
+    return rows, columns
+
+
+def paired_iou(
+    first_xyxy: Boxes,
+    rows: Indices,
+    second_xyxy: Boxes,
+    columns: Indices,
+    margin: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """IoU of the pairs (rows, columns): (k,) in [0, 1].
+
+    Args:
+        first_xyxy: (n, 4) corners.
+        rows: (k,) which of them.
+        second_xyxy: (m, 4) corners.
+        columns: (k,) which of them.
+        margin: (n,) pixels by which both boxes of a pair are widened on all sides.
+    """
+    first, second = first_xyxy.T.take(rows, 1), second_xyxy.T.take(columns, 1)  # (4, k)
+    common = np.minimum(first[2:], second[2:])  # (2, k)
+    common -= np.maximum(first[:2], second[:2])
+    first_size, second_size = first[2:] - first[:2], second[2:] - second[:2]
+    if margin is not None:
+        extra = 2.0 * margin.take(rows)
+        for size in (common, first_size, second_size):
+            size += extra
+    np.maximum(common, 0.0, out=common)
+    intersection = common[0] * common[1]
+    union = first_size[0] * first_size[1] + second_size[0] * second_size[1]
+    union -= intersection
+    np.maximum(union, _TINY, out=union)
+    intersection /= union
+    return intersection
 
 
 def generalized_iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Matrix:
@@ -74,27 +141,31 @@ def assign(similarity: Matrix, min_similarity: float) -> tuple[Indices, Indices]
         Row and column indices of the assigned pairs, rows ascending.
     """
     possible = similarity >= min_similarity
-    if not possible.any():
-        empty = np.empty(0, np.intp)
-        return empty, empty
-    # Every possible pair is worth more than none.
-    worth = np.where(possible, similarity - (min_similarity - _TINY), 0.0)
-    if min(worth.shape) <= _FEW:
+    if min(similarity.shape) <= _FEW:
+        if not np.count_nonzero(possible):
+            return _NONE, _NONE
+        # Every possible pair is worth more than none.
+        worth = np.where(possible, similarity - (min_similarity - _TINY), 0.0)
         rows, columns = linear_sum_assignment(worth, maximize=True)
         kept = possible[rows, columns]
         return rows[kept], columns[kept]
     # In a crowd most pairs have no rival. What is left to decide is far smaller: the assignment
     # costs the cube of it.
-    alone = (possible.sum(1) == 1)[:, None] & (possible.sum(0) == 1) & possible
-    sure_rows, sure_columns = np.nonzero(alone)
-    open_rows = np.flatnonzero(possible.any(1) & ~alone.any(1))
-    open_columns = np.flatnonzero(possible.any(0) & ~alone.any(0))
-    rows, columns = linear_sum_assignment(worth[np.ix_(open_rows, open_columns)], maximize=True)
-    rows, columns = open_rows[rows], open_columns[columns]
-    kept = possible[rows, columns]
-    rows = np.concatenate((sure_rows, rows[kept]))
-    columns = np.concatenate((sure_columns, columns[kept]))
-    order = np.argsort(rows)
+    rows, columns = pairs_of(possible)
+    rivals = np.bincount(rows)[rows] + np.bincount(columns)[columns] > 2
+    if not np.count_nonzero(rivals):
+        return rows, columns
+    open_rows, row_place = np.unique(rows[rivals], return_inverse=True)
+    open_columns, column_place = np.unique(columns[rivals], return_inverse=True)
+    worth = np.zeros((len(open_rows), len(open_columns)))
+    worth[row_place, column_place] = similarity[rows[rivals], columns[rivals]] - (
+        min_similarity - _TINY
+    )
+    chosen_rows, chosen_columns = linear_sum_assignment(worth, maximize=True)
+    kept = worth[chosen_rows, chosen_columns] > 0.0
+    rows = np.concatenate((rows[~rivals], open_rows[chosen_rows[kept]]))
+    columns = np.concatenate((columns[~rivals], open_columns[chosen_columns[kept]]))
+    order = rows.argsort()
     return rows[order], columns[order]
 
 
@@ -105,34 +176,3 @@ def unmatched(indices: Indices, matched: Indices) -> Indices:
     free = np.ones(len(indices), bool)
     free[matched] = False
     return indices[free]
-
-
-def widened_iou(first_xyxy: Boxes, second_xyxy: Boxes, margin: NDArray[np.float64]) -> Matrix:
-    """IoU of every pair after both boxes were widened on all sides: (n, m) in [0, 1].
-
-    Args:
-        first_xyxy: (n, 4) corners.
-        second_xyxy: (m, 4) corners.
-        margin: (n,) pixels, the same for both boxes of a pair.
-    """
-    first, second = first_xyxy.T[:, :, None], second_xyxy.T[:, None, :]
-    extra = 2.0 * margin[:, None]
-    size = np.minimum(first[2:], second[2:])  # (2, n, m)
-    size -= np.maximum(first[:2], second[:2])
-    size += extra
-    np.maximum(size, 0.0, out=size)
-    intersection = size[0] * size[1]
-    first_size, second_size = first[2:] - first[:2] + extra, second[2:] - second[:2] + extra
-    union = first_size[0] * first_size[1] + second_size[0] * second_size[1]
-    union -= intersection
-    return intersection / np.maximum(union, _TINY)
-
-
-def paired_iou(first_xyxy: Boxes, second_xyxy: Boxes) -> NDArray[np.float64]:
-    """IoU of the first box with the first, the second with the second ...: (n,)."""
-    size = np.minimum(first_xyxy[:, 2:], second_xyxy[:, 2:])
-    size = np.maximum(size - np.maximum(first_xyxy[:, :2], second_xyxy[:, :2]), 0.0)
-    intersection = size[:, 0] * size[:, 1]
-    union = (first_xyxy[:, 2:] - first_xyxy[:, :2]).prod(1) - intersection
-    union += (second_xyxy[:, 2:] - second_xyxy[:, :2]).prod(1)
-    return intersection / np.maximum(union, _TINY)

@@ -27,8 +27,9 @@ from edge_perception.tracking.association import (
     assign,
     intersection_over_union,
     paired_iou,
+    pairs_of,
+    touching,
     unmatched,
-    widened_iou,
 )
 from edge_perception.tracking.base import (
     CLASS_ID,
@@ -199,7 +200,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         # Detections come best first.
         high_count = np.count_nonzero(score >= parameters.high_score)
         used_count = np.count_nonzero(score >= parameters.low_score)
-        similarity = self._widened_similarity(table, observation)
+        boxes = table.boxes_xyxy
+        similarity = self._widened_similarity(table, boxes, observation)
         fused = similarity[:, :high_count] * score[:high_count]
         tracks, detections = assign(fused, parameters.min_fused)
         left = unmatched(np.arange(high_count), detections)
@@ -214,7 +216,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             tracks = np.concatenate((tracks, waiting[rows]))
             detections = np.concatenate((detections, high_count + columns))
 
-        overlap = paired_iou(table.boxes_xyxy[tracks], observation.boxes_xyxy[detections])
+        overlap = paired_iou(boxes, tracks, observation.boxes_xyxy, detections)
         anew = overlap < parameters.reinitialise_iou
         table = self._corrected(table, tracks, observation, detections)
         if np.count_nonzero(anew):
@@ -236,26 +238,33 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         return max(parameters.new_track_score, min(usual, parameters.relative_new_score))
 
     def _widened_similarity(
-        self, table: TrackTable, observation: Observation
+        self, table: TrackTable, boxes: NDArray[np.float64], observation: Observation
     ) -> NDArray[np.float64]:
-        """Similarity of the better of a track's two boxes, (n, m)."""
+        """Similarity of the better of a track's two boxes, (n, m); `boxes` are the filter's."""
         parameters = self._parameters
-        boxes = table.boxes_xyxy
+        height = table.state[kalman.POSITION, 3]
         widening = np.minimum(
             parameters.widening * np.sqrt(table.state[kalman.POSITION_VAR, 0]),
-            parameters.max_widening * table.state[kalman.POSITION, 3],
+            parameters.max_widening * height,
         )
-        similarity = widened_iou(boxes, observation.boxes_xyxy, widening)
-        if np.count_nonzero(table.memory[:2]):
-            carried = widened_iou(self._boxes(table), observation.boxes_xyxy, widening)
-            np.maximum(similarity, carried, out=similarity)
-        height = table.state[kalman.POSITION, 3]
-        growth = np.abs(np.log(observation.measurement[3] / height[:, None]))
-        similarity -= parameters.height_weight * growth
+        found = observation.boxes_xyxy
+        near = touching(boxes, found, widening)
+        carried_apart = np.count_nonzero(table.memory[:2]) > 0
+        if carried_apart:
+            carried = self._boxes(table)
+            near |= touching(carried, found, widening)
+        rows, columns = pairs_of(near)
         if parameters.class_aware:
-            same = table.info[CLASS_ID][:, None] == observation.class_id
-            if np.count_nonzero(same) < same.size:
-                similarity[~same] = IMPOSSIBLE
+            same = table.info[CLASS_ID][rows] == observation.class_id[columns]
+            if np.count_nonzero(same) < len(same):
+                rows, columns = rows[same], columns[same]
+        worth = paired_iou(boxes, rows, found, columns, widening)
+        if carried_apart:
+            np.maximum(worth, paired_iou(carried, rows, found, columns, widening), out=worth)
+        growth = np.abs(np.log(observation.measurement[3][columns] / height[rows]))
+        worth -= parameters.height_weight * growth
+        similarity = np.full(near.shape, IMPOSSIBLE)
+        similarity[rows, columns] = worth
         return similarity
 
     def _corrected(
@@ -280,7 +289,10 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         if not np.count_nonzero(missed):
             return ~missed
         boxes = self._boxes(table)
-        hidden = (intersection_over_union(boxes, boxes[~missed]) > 0.1).any(1)
+        hidden = np.zeros(len(table), bool)
+        if parameters.coast_hidden_s != parameters.coast_s:
+            overlap = intersection_over_union(boxes[missed], boxes[~missed])
+            hidden[missed] = (overlap > 0.1).any(1)
         missed_ns = stamp_ns - table.info[FIRST_MISS_NS]
         coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
         shown: NDArray[np.bool_] = ~missed | (missed_ns <= coast_s * 1e9)
