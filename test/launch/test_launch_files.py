@@ -207,6 +207,41 @@ def test_perception_in_separate_processes(
 
 
 @launch_pytest.fixture
+def two_cameras(domain_id: int, demo_clip: Path) -> tuple[LaunchDescription, list[Any]]:
+    """Two cameras with a clip each, in a namespace, with another image topic."""
+    return launched(
+        'perception.launch.py',
+        domain_id,
+        cameras='front left',
+        source=f"'{demo_clip}' '{demo_clip}'",
+        rate_hz='5',
+        detect_every_n='2',
+        namespace='robot',
+        image_topic='image_rect',
+    )
+
+
+@pytest.mark.launch(fixture=two_cameras)
+def test_two_cameras(two_cameras: Any, observer: Observer) -> Iterator[None]:
+    prefixes = ('/robot/front', '/robot/left')
+    tracks = [observer.collect(Detection2DArray, f'{prefix}/tracks') for prefix in prefixes]
+    detections = [
+        observer.collect(Detection2DArray, f'{prefix}/detections') for prefix in prefixes
+    ]
+    images = [observer.collect(Image, f'{prefix}/image_rect', image_qos(5)) for prefix in prefixes]
+    observer.until(lambda: all(len(each) >= 10 for each in tracks), 'tracks')
+    observer.until(lambda: all((*detections, *images)), 'detections and images')
+    assert all(message.detections for each in tracks for message in each[-3:])
+    expected = {f'/robot/{name}' for name in ('detector', 'metrics', 'perception')}
+    expected |= {
+        f'{prefix}/{name}' for prefix in prefixes for name in ('source', 'tracker', 'visualizer')
+    }
+    observer.until(lambda: observer.node_names() == expected, 'all nodes')
+    yield
+    assert exit_codes(two_cameras[1]) == {'perception': 0}
+
+
+@launch_pytest.fixture
 def camera(domain_id: int, demo_clip: Path) -> tuple[LaunchDescription, list[Any]]:
     """camera.launch.py, with a file for a camera."""
     return launched(
@@ -267,6 +302,7 @@ def executables(processes: list[ExecuteProcess]) -> list[str]:
     return [item.node_executable for item in processes if isinstance(item, LaunchedNode)]
 
 
+EACH_TWICE = ['tracker', 'tracker', 'visualizer', 'visualizer', 'source', 'source']
 ALL_SEPARATE = ['detector', 'tracker', 'visualizer', 'metrics']
 
 
@@ -280,6 +316,11 @@ ALL_SEPARATE = ['detector', 'tracker', 'visualizer', 'metrics']
         ({'composed': 'false', 'nodes': 'detector, tracker'}, ['detector', 'tracker']),
         ({'nodes': 'detector,tracker'}, ['perception']),
         ({'composed': 'false', 'gateway': 'true'}, [*ALL_SEPARATE, 'gateway']),
+        ({'cameras': 'front left'}, ['perception']),
+        (
+            {'cameras': 'front left', 'composed': 'false', 'source': '0 2'},
+            ['detector', *EACH_TWICE[:4], 'metrics', *EACH_TWICE[4:]],
+        ),
         ({'rviz': 'true'}, ['rviz2', 'perception']),  # nothing is left behind without rviz2
     ],
 )
@@ -326,6 +367,12 @@ def test_what_bag_starts(arguments: dict[str, str], command: str) -> None:
     [
         ('perception.launch.py', {'nodes': 'tracker,radar'}, 'radar is not one of '),
         ('perception.launch.py', {'params_file': 'missing.yaml'}, 'there is no such file'),
+        ('perception.launch.py', {'cameras': 'a /b'}, "'/b' is no relative namespace"),
+        (
+            'perception.launch.py',
+            {'cameras': 'a b', 'image_topic': '/image'},
+            'with cameras it is relative',
+        ),
         ('perception.launch.py', {'detect_every_n': 'often'}, 'expected int'),
         ('perception.launch.py', {'tracker': 'magic'}, 'magic'),
         ('bag.launch.py', {}, "argument 'bag'"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Image = Frame | NDArray[np.uint8]
 
-BATCH_TRIALS = 3
+BATCH_TRIALS = 5
 BATCH_PAYS = 0.9
 """A batch costs at most so much a frame of what a smaller one costs."""
 
