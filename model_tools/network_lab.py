@@ -149,6 +149,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a program may be a script that starts the real one
         )
         self._processes.append(process)
         return process
@@ -160,16 +161,14 @@ class Lab:
         return int(counts[8])
 
     def end_programs(self) -> None:
-        """SIGINT to all programs, SIGKILL to those that do not go."""
+        """SIGINT to all programs and what they have started, SIGKILL to those that do not go."""
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+            _signal_group(process, signal.SIGINT)
         for process in self._processes:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
             if process.stdout is not None:
                 process.stdout.close()
         self._processes.clear()
@@ -217,6 +216,11 @@ class Lab:
         result = subprocess.run([*self._enter(machine), *command], capture_output=True, text=True)
         if result.returncode:
             raise LabError(f'{" ".join(command)} on {machine}: {result.stderr.strip()}')
+
+
+def _signal_group(process: subprocess.Popen[str], signum: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signum)
 
 
 def _expect_line(process: subprocess.Popen[str], what: str) -> None:
