@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -259,7 +260,12 @@ def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
     console.print(table)
 
 
-def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Console) -> None:
+def follow(
+    recorder: Recorder,
+    perception: subprocess.Popen[bytes],
+    console: Console,
+    stopping: threading.Event,
+) -> None:
     """Take in messages until the source has ended, the pipeline has, or Ctrl-C."""
     # Not the one of the nodes: rclpy's EventsExecutor does not tell when a message was sent.
     executor = SingleThreadedExecutor()
@@ -272,20 +278,12 @@ def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Con
         console=console,
     )
     task = progress.add_task('loading the model', total=None)
-    stopped = False
-
-    def stop(signum: int, frame: Any) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)
     ended_s: float | None = None
     drawn_s = 0.0
     # Without a terminal there is no line to draw anew: one is printed now and then instead.
     period_s = 0.1 if console.is_terminal else 5.0
     with progress if console.is_terminal else nullcontext():
-        while not stopped and perception.poll() is None:
+        while not stopping.is_set() and perception.poll() is None:
             executor.spin_once(timeout_sec=0.1)
             source = recorder.diagnostics.get('source', {})
             if source.get('finished') == 'true':
@@ -316,6 +314,10 @@ def follow(recorder: Recorder, perception: subprocess.Popen[bytes], console: Con
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the demo; returns the exit status."""
+    # From here on there is something to end: the pipeline, and files that are half-written.
+    stopping = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: stopping.set())
     out: Path = args.out
     # Only what an earlier demo left: the folder may be anything the user named.
     out.mkdir(parents=True, exist_ok=True)
@@ -331,7 +333,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with log_path.open('wb') as log:
         perception = start_perception(args, port, log)
         try:
-            follow(recorder, perception, console)
+            follow(recorder, perception, console, stopping)
             early = perception.poll()
         finally:
             if perception.poll() is None:
@@ -344,14 +346,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
             recorder.close()
     report = write_results(recorder, out, time.monotonic() - started_s)
     recorder.destroy_node()
-    if early is not None and not report['tracks_messages']:
+    if early is not None and not report['tracks_messages'] and not stopping.is_set():
         lines = log_path.read_text(errors='replace').splitlines()
         reasons = [line for line in lines if '[ERROR]' in line or '[FATAL]' in line] or lines[-1:]
         console.print('\n'.join(reasons), style='red', markup=False, highlight=False)
         console.print(f'perception could not start; all it said is in {log_path}', style='red')
         return 1
     print_summary(console, report, out)
-    if report['answered_percent'] < ANSWERED_AT_LEAST_PERCENT:
+    if report['answered_percent'] < ANSWERED_AT_LEAST_PERCENT and not stopping.is_set():
         console.print(
             f'only {report["answered_percent"]:.1f} % of the images got a tracks message '
             f'(at least {ANSWERED_AT_LEAST_PERCENT:.0f} % expected); see {log_path}',

@@ -34,10 +34,15 @@ PROBE_SCORE = 0.01
 CLEARLY_SOMETHING = 0.25
 """Score above which a detection that is left out deserves a warning."""
 REQUESTS_WAITING = 4
+SETTINGS_S = 1.0
 
 
 class BusyError(EdgePerceptionError):
     """The detector has no time for a request now."""
+
+
+class HangError(EdgePerceptionError):
+    """The inference engine does not come back."""
 
 
 class OtherBackendError(EdgePerceptionError):
@@ -112,6 +117,13 @@ class DetectorParameters(ImageInputParameters, CamerasParameters, NodeParameters
     )
     threads: int = parameter(
         0, 'threads of the inference library; 0 leaves it to the library', minimum=0, maximum=256
+    )
+    hang_after_s: float = parameter(
+        5.0,
+        'an inference that takes longer is reported as an error, in seconds',
+        minimum=0.1,
+        maximum=3600.0,
+        live=True,
     )
     nice: int = parameter(
         5,
@@ -309,10 +321,13 @@ class DetectorNode(ManagedNode):
     """
 
     cameras: tuple[DetectorCamera, ...]
+    pace: Pace
+    _worker: Worker
 
     def __init__(self, *, links: Links | None = None, **kwargs: Any) -> None:
         self._detector: Detector | None = None
         self._settings = threading.Lock()
+        self._is_hanging = False
         self._inferences: Counter[str] = Counter()
         self._batch = 1
         super().__init__('detector', DetectorParameters, links=links, **kwargs)
@@ -339,7 +354,9 @@ class DetectorNode(ManagedNode):
 
     def _close(self) -> None:
         detector, self._detector = self._detector, None
-        if detector is not None:
+        # What an engine still works with cannot be freed: it goes with the thread, if that ends.
+        is_in_use, self._is_hanging = self._is_hanging, False
+        if detector is not None and not is_in_use:
             detector.close()
 
     def _forget_cameras(self) -> None:
@@ -365,8 +382,14 @@ class DetectorNode(ManagedNode):
         return detector
 
     def activate(self) -> None:
-        """Start to detect."""
+        """Start to detect.
+
+        Raises:
+            HangError: an inference of the time before has still not ended.
+        """
         assert self._detector is not None
+        if self._is_hanging and self._worker.busy_s:
+            raise HangError('an inference of before hangs: clean up and configure the node anew')
         self.pace = Pace()
         self._worker = Worker(
             name='detect', on_error=self.log_error_once_a_second, nice=self.parameters.nice
@@ -386,7 +409,7 @@ class DetectorNode(ManagedNode):
             ),
         )
         self._worker.start()
-        self.until_deactivate(self._worker.stop)
+        self.until_deactivate(self._stop)
         labels = label_info(
             self._detector.names,
             self.parameters.score_threshold,
@@ -395,11 +418,22 @@ class DetectorNode(ManagedNode):
         for camera in self.cameras:
             camera.start(turns, labels)
 
+    def _stop(self) -> None:
+        self._is_hanging = not self._worker.stop()
+        if self._is_hanging:
+            self.get_logger().error(
+                'an inference does not end: its thread is left behind', event='inference_hangs'
+            )
+
     def parameters_changed(self, updated: DetectorParameters) -> None:
         """Thresholds and classes go to the detector; detect_every_n is read at each image."""
         if self._detector is not None:
-            with self._settings:
+            if not self._settings.acquire(timeout=SETTINGS_S):
+                raise BusyError('an inference that holds the settings does not end')
+            try:
                 self._apply(self._detector, updated)
+            finally:
+                self._settings.release()
 
     @staticmethod
     def _apply(detector: Detector, p: DetectorParameters) -> None:
@@ -418,6 +452,8 @@ class DetectorNode(ManagedNode):
         if self.state_label != 'active':
             return
         report.values['requests'] = str(self._requests.counts.processed)
+        if (busy_s := self._worker.busy_s) > self.parameters.hang_after_s:
+            report.error(f'an inference has not ended for {busy_s:.0f} s: the engine hangs')
         if len(self.cameras) == 1 and not self.cameras[0].name:
             self.cameras[0].diagnose(report)
             return

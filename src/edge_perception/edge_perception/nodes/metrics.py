@@ -23,6 +23,7 @@ from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
+from edge_perception.ros.worker import STOP_S
 
 STAGES = {
     'transport': ('perception', 'detector', 'tracker'),
@@ -132,7 +133,7 @@ class MetricsNode(ManagedNode):
             target=self._sample_system, args=(ending,), name='system', daemon=True
         )
         thread.start()
-        self.until_deactivate(lambda: thread.join(2.0))
+        self.until_deactivate(lambda: thread.join(STOP_S))
         self.until_deactivate(ending.set)
 
     def _sample_system(self, ending: threading.Event) -> None:

@@ -9,7 +9,6 @@ namespace of each camera.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -163,7 +162,7 @@ def _namespace(perception: ManagedNode, camera: str) -> str:
 
 def main() -> None:
     """Run them."""
-    sys.exit(process.run(create_nodes))
+    process.leave(process.run(create_nodes))
 
 
 if __name__ == '__main__':

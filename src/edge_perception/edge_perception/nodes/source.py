@@ -18,6 +18,7 @@ from edge_perception.ros.links import Links
 from edge_perception.ros.messages import make_header
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import image_qos
+from edge_perception.ros.worker import STOP_S, call_nice
 from edge_perception.types import EdgePerceptionError, Frame
 
 # A recorded source that falls behind by more than this goes on from now: like a camera, its
@@ -80,7 +81,8 @@ class SourceNode(ManagedNode):
         self._camera_info = None
         if p.camera_info_path:
             self._camera_info = media.load_camera_info(p.camera_info_path, p.frame_id or 'camera')
-        self._source = self._open()
+        # Apart, so that Ctrl-C need not wait for a server that does not answer.
+        self._source = call_nice(0, self._open)
         self.until_cleanup(self._close)
         self.get_logger().info(self._source.description)
         qos = image_qos(5, reliable=True)
@@ -108,14 +110,14 @@ class SourceNode(ManagedNode):
         self._published = 0
         self._problem = ''
         self._finished = False
-        self._ending = threading.Event()
-        thread = threading.Thread(target=self._run, name='source', daemon=True)
+        ending = threading.Event()
+        thread = threading.Thread(target=self._run, args=(ending,), name='source', daemon=True)
         thread.start()
 
         def end() -> None:
-            self._ending.set()
+            ending.set()
             self._close()  # a camera blocks until its next image: closing it ends the wait
-            thread.join(5.0)
+            thread.join(STOP_S)
 
         self.until_deactivate(end)
 
@@ -143,32 +145,36 @@ class SourceNode(ManagedNode):
         if source is not None:
             source.close()
 
-    def _run(self) -> None:
-        while not self._ending.is_set():
+    def _run(self, ending: threading.Event) -> None:
+        while not ending.is_set():
             source = self._source
             try:
                 if source is None:
-                    source = self._source = self._open()
-                self._publish_all(source)
+                    source = self._open()
+                    if ending.is_set():  # nobody waits for it any more
+                        source.close()
+                        break
+                    self._source = source
+                self._publish_all(source, ending)
                 break
             except EdgePerceptionError as error:
-                if self._ending.is_set():
+                if ending.is_set():
                     break
                 self._problem = str(error)
                 self.get_logger().error(str(error), throttle_duration_sec=10.0)
                 if source is not None and not source.is_live:
                     break  # a broken file does not mend itself; a camera is plugged in again
                 self._close()
-                self._ending.wait(REOPEN_AFTER_S)
-        if not self._ending.is_set():
+                ending.wait(REOPEN_AFTER_S)
+        if not ending.is_set():
             self._finished = True
             self.get_logger().info(f'end of {media.hide_password(self.parameters.source)}')
 
-    def _publish_all(self, source: media.Source) -> None:
+    def _publish_all(self, source: media.Source, ending: threading.Event) -> None:
         start_ns: int | None = None
         if self.parameters.wait_for_subscriber and not source.is_live:
             while not self._is_watched():
-                if self._ending.wait(0.05):
+                if ending.wait(0.05):
                     return
         for frame in source:
             if not source.is_live:
@@ -176,11 +182,11 @@ class SourceNode(ManagedNode):
                 if start_ns is None or now_ns - (start_ns + frame.stamp_ns) > LATEST_LAG_NS:
                     start_ns = now_ns - frame.stamp_ns
                 due_ns = start_ns + frame.stamp_ns
-                if self._ending.wait(max(due_ns - now_ns, 0) / 1e9):
+                if ending.wait(max(due_ns - now_ns, 0) / 1e9):
                     return
                 if self.parameters.stamps == 'now':
                     frame = dataclasses.replace(frame, stamp_ns=due_ns)
-            elif self._ending.is_set():
+            elif ending.is_set():
                 return
             self._problem = ''
             if not frame.frame_id:

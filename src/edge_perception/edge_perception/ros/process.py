@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.context import Context
@@ -95,6 +97,19 @@ def run(
     return status
 
 
+def leave(status: int) -> NoReturn:
+    """End the process, whatever still runs in it.
+
+    The interpreter waits for threads that load a model, and takes what they work with from those
+    that hang in a library. Nodes and middleware are gone by now: there is nothing to wait for.
+    """
+    if threading.active_count() == 1:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main(*factories: Callable[..., ManagedNode], **kwargs: Any) -> None:
     """Entry point of an executable that runs one node of each factory."""
-    sys.exit(run(lambda: [factory(**kwargs) for factory in factories]))
+    leave(run(lambda: [factory(**kwargs) for factory in factories]))

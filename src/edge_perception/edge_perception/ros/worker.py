@@ -12,6 +12,10 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar('T')
 
+STOP_S = 1.0
+"""How long the end of a node waits for the work that it interrupts: whoever pressed Ctrl-C waits
+as well, and an engine that hangs never comes back."""
+
 
 @dataclass
 class LaneCounts:
@@ -123,6 +127,13 @@ class Worker:
         self._nice = nice
         self._turns: list[Turns[Any]] = []
         self._thread: threading.Thread | None = None
+        self._busy_since_s: float | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the item in work has been so, in seconds; 0 when there is none."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.perf_counter() - since_s
 
     def lane(
         self,
@@ -173,7 +184,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 5.0) -> bool:
+    def stop(self, timeout_s: float = STOP_S) -> bool:
         """Let the item in work finish, drop what waits, end the thread.
 
         Returns:
@@ -221,7 +232,9 @@ class Worker:
             for lane, offered_s, _ in taken:
                 if lane._waited:
                     lane._waited((now_s - offered_s) * 1e3)
+            self._busy_since_s = now_s
             self._work(turns, [(lane, item) for lane, _, item in taken])
+            self._busy_since_s = None
             # A large frame must not live until the next one comes.
             del taken
 
