@@ -43,15 +43,18 @@ def test_widened_boxes_overlap_where_the_boxes_do_not():
 
 
 @given(first=BOXES, second=BOXES, margin=st.sampled_from((0.0, 0.5, 3.0, 20.0)))
-def test_boxes_touch_where_their_iou_is_above_zero(first, second, margin):
+def test_boxes_are_near_where_their_iou_is_above_zero(first, second, margin):
     margins = np.full(len(first), margin)
-    rows, columns = (part.ravel() for part in np.indices((len(first), len(second))))
+    rows, columns = association.pairs_of(np.ones((len(first), len(second)), bool))
     iou = association.paired_iou(first, rows, second, columns, margins)
-    near = association.touching(first, second, margins).ravel()
-    np.testing.assert_array_equal(near, iou > 0)
+    assert association.near(first, second, margins).all(), 'these are few'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(association, '_FEW_PAIRS', 0)
+        near = association.near(first, second, margins)
+        dense = association.intersection_over_union(first, second)
+    np.testing.assert_array_equal(near.ravel(), iou > 0)
     if not margin:
-        dense = association.intersection_over_union(first, second).ravel()
-        np.testing.assert_array_equal(dense, iou)
+        np.testing.assert_array_equal(dense.ravel(), iou)
 
 
 @settings(max_examples=60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,26 +42,32 @@ def _array(dtype: Any, *shape: int | None) -> Any:
     return field(metadata={'dtype': np.dtype(dtype), 'shape': shape})
 
 
+@cache
+def _declared(struct: type) -> tuple[tuple[str, np.dtype[Any], tuple[int | None, ...]], ...]:
+    """Name, dtype and shape of each field of a class of arrays; looked up once, not per object."""
+    return tuple(
+        (item.name, item.metadata['dtype'], item.metadata['shape']) for item in fields(struct)
+    )
+
+
 class _ArrayStruct:
     """Checks, selection and concatenation for a frozen dataclass of arrays of equal length."""
 
     def __post_init__(self) -> None:
         n = None
-        for item in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, item.name)
-            dtype, shape = item.metadata['dtype'], item.metadata['shape']
+        for name, dtype, shape in _declared(type(self)):  # type: ignore[arg-type]
+            value = getattr(self, name)
             if not isinstance(value, np.ndarray) or value.dtype != dtype:
                 actual = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
                 raise ShapeError(
-                    f'{type(self).__name__}.{item.name}: expected dtype {dtype}, got {actual}'
+                    f'{type(self).__name__}.{name}: expected dtype {dtype}, got {actual}'
                 )
             if n is None and value.ndim:
                 n = value.shape[0]
-            expected = tuple(n if size is None else size for size in shape)
+            expected = (n, *shape[1:])
             if value.shape != expected:
                 raise ShapeError(
-                    f'{type(self).__name__}.{item.name}: expected shape {expected}, '
-                    f'got {value.shape}'
+                    f'{type(self).__name__}.{name}: expected shape {expected}, got {value.shape}'
                 )
 
     def __len__(self) -> int:

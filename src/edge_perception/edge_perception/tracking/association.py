@@ -14,37 +14,41 @@ _NONE = np.empty(0, np.intp)
 _TINY = 1e-9
 # Up to this size the plain assignment is cheaper than looking for what is already decided.
 _FEW = 30
+_FEW_PAIRS = 300
 
 
 def intersection_over_union(first_xyxy: Boxes, second_xyxy: Boxes) -> Matrix:
     """IoU of every pair: (n, 4) and (m, 4) corners to (n, m) in [0, 1]."""
-    rows, columns = pairs_of(touching(first_xyxy, second_xyxy))
+    rows, columns = pairs_of(near(first_xyxy, second_xyxy))
     iou = np.zeros((len(first_xyxy), len(second_xyxy)))
     iou[rows, columns] = paired_iou(first_xyxy, rows, second_xyxy, columns)
     return iou
 
 
-def touching(
+def near(
     first_xyxy: Boxes, second_xyxy: Boxes, margin: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
-    """Which boxes overlap: (n, 4) and (m, 4) corners to (n, m).
+    """Which boxes are worth comparing: (n, 4) and (m, 4) corners to (n, m).
 
-    In a crowd these are few: what is computed of pairs should be computed of them only.
+    All that overlap. In a crowd these are few, and it is only these; among few boxes it is all
+    pairs, since to tell them apart costs more than to compare them.
 
     Args:
         first_xyxy: (n, 4) corners.
         second_xyxy: (m, 4) corners.
         margin: (n,) pixels by which both boxes of a pair are widened on all sides.
     """
-    first, second = first_xyxy.T, second_xyxy.T[:, None, :]
-    low, high = first[:2], first[2:]
-    if margin is not None:
-        reach = 2.0 * margin
-        low, high = low - reach, high + reach
-    overlap = second[:2] < high[:, :, None]  # (2, n, m)
-    overlap &= second[2:] > low[:, :, None]
-    both: NDArray[np.bool_] = overlap[0] & overlap[1]
-    return both
+    shape = (len(first_xyxy), len(second_xyxy))
+    if shape[0] * shape[1] <= _FEW_PAIRS:
+        return np.ones(shape, bool)
+    reach = 0.0 if margin is None else 2.0 * margin
+    low, high = first_xyxy.T[:2] - reach, first_xyxy.T[2:] + reach
+    left, top, right, bottom = second_xyxy.T
+    overlap: NDArray[np.bool_] = left < high[0][:, None]
+    overlap &= right > low[0][:, None]
+    overlap &= top < high[1][:, None]
+    overlap &= bottom > low[1][:, None]
+    return overlap
 
 
 def pairs_of(mask: NDArray[np.bool_]) -> tuple[Indices, Indices]:
@@ -173,6 +177,8 @@ def unmatched(indices: Indices, matched: Indices) -> Indices:
     """The entries of `indices` but those at the positions `matched`, in order."""
     if not len(matched):
         return indices
+    if len(matched) == len(indices):
+        return _NONE
     free = np.ones(len(indices), bool)
     free[matched] = False
     return indices[free]

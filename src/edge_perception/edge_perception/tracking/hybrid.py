@@ -26,9 +26,9 @@ from edge_perception.tracking.association import (
     Indices,
     assign,
     intersection_over_union,
+    near,
     paired_iou,
     pairs_of,
-    touching,
     unmatched,
 )
 from edge_perception.tracking.base import (
@@ -248,12 +248,12 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             parameters.max_widening * height,
         )
         found = observation.boxes_xyxy
-        near = touching(boxes, found, widening)
+        candidates = near(boxes, found, widening)
         carried_apart = np.count_nonzero(table.memory[:2]) > 0
         if carried_apart:
             carried = self._boxes(table)
-            near |= touching(carried, found, widening)
-        rows, columns = pairs_of(near)
+            candidates |= near(carried, found, widening)
+        rows, columns = pairs_of(candidates)
         if parameters.class_aware:
             same = table.info[CLASS_ID][rows] == observation.class_id[columns]
             if np.count_nonzero(same) < len(same):
@@ -263,7 +263,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             np.maximum(worth, paired_iou(carried, rows, found, columns, widening), out=worth)
         growth = np.abs(np.log(observation.measurement[3][columns] / height[rows]))
         worth -= parameters.height_weight * growth
-        similarity = np.full(near.shape, IMPOSSIBLE)
+        similarity = np.full(candidates.shape, IMPOSSIBLE)
         similarity[rows, columns] = worth
         return similarity
 

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 POSITION, VELOCITY, POSITION_VAR, CROSS_COV, VELOCITY_VAR = range(5)
-# The rows that time moves, position and covariance, and those that move them.
-_MOVED, _MOVING = slice(POSITION, None, 3), slice(VELOCITY, None, 3)
 
 # The size of a box changes far more slowly than its place: without this, one detection of half a
 # person lets the box shrink away until the next one.
@@ -28,7 +26,7 @@ State = NDArray[np.float64]
 
 def boxes_to_measurement(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
     """Centre and size of boxes: (n, 4) pixels to (4, n) float64."""
-    corners = boxes_xyxy.T.astype(np.float64)
+    corners = np.asarray(boxes_xyxy.T, np.float64)
     measurement = np.empty_like(corners)
     np.subtract(corners[2:], corners[:2], out=measurement[2:])
     np.add(corners[2:], corners[:2], out=measurement[:2])
@@ -78,18 +76,22 @@ def predict(
     second), integrated over the interval, so that two short steps equal one long one but for the
     change of the height.
     """
-    predicted = state.copy()
-    predicted[_MOVED] += state[_MOVING] * dt_s
-    predicted[POSITION_VAR] += (state[CROSS_COV] + predicted[CROSS_COV]) * dt_s
-    scale = state[POSITION, 3] ** 2
+    # Row by row, each in place: NumPy is fastest on small arrays of the same shape.
+    position, velocity, position_var, cross_cov, velocity_var = state
+    predicted = np.empty_like(state)
+    new_position, new_velocity, new_position_var, new_cross_cov, new_velocity_var = predicted
+    np.add(position, velocity * dt_s, out=new_position)
+    new_velocity[:] = velocity
+    np.add(cross_cov, velocity_var * dt_s, out=new_cross_cov)
+    np.add(position_var, (cross_cov + new_cross_cov) * dt_s, out=new_position_var)
+    scale = position[3] ** 2
     drift = (scale * (velocity_std * velocity_std * dt_s)) * _SIZE_VAR
-    predicted[POSITION_VAR] += scale * (position_std * position_std * dt_s)
-    predicted[POSITION_VAR] += drift * (dt_s * dt_s / 3.0)
-    predicted[CROSS_COV] += drift * (0.5 * dt_s)
-    predicted[VELOCITY_VAR] += drift
+    new_position_var += scale * (position_std * position_std * dt_s)
+    new_position_var += drift * (dt_s * dt_s / 3.0)
+    new_cross_cov += drift * (0.5 * dt_s)
+    np.add(velocity_var, drift, out=new_velocity_var)
     # A box that shrinks would turn inside out when it is predicted for long.
-    size = predicted[POSITION, 2:]
-    np.maximum(size, 0.2 * state[POSITION, 2:], out=size)
+    np.maximum(new_position[2:], 0.2 * position[2:], out=new_position[2:])
     return predicted
 
 
@@ -97,13 +99,15 @@ def update(
     state: State, measurement: NDArray[np.float64], measurement_var: NDArray[np.float64]
 ) -> State:
     """State after measured boxes: (4, n) pixels with variance (n,) or (4, n) square pixels."""
-    cross_cov = state[CROSS_COV]
-    gain = state[POSITION_VAR:VELOCITY_VAR] / (state[POSITION_VAR] + measurement_var)
+    position, velocity, position_var, cross_cov, velocity_var = state
+    innovation = measurement - position
+    total_var = position_var + measurement_var
+    position_gain = position_var / total_var
+    velocity_gain = cross_cov / total_var
     updated = np.empty_like(state)
-    np.add(
-        state[:POSITION_VAR], gain * (measurement - state[POSITION]), out=updated[:POSITION_VAR]
-    )
-    np.multiply(gain[0], measurement_var, out=updated[POSITION_VAR])
-    np.multiply(1.0 - gain[0], cross_cov, out=updated[CROSS_COV])
-    np.subtract(state[VELOCITY_VAR], gain[1] * cross_cov, out=updated[VELOCITY_VAR])
+    np.add(position, position_gain * innovation, out=updated[POSITION])
+    np.add(velocity, velocity_gain * innovation, out=updated[VELOCITY])
+    np.multiply(position_gain, measurement_var, out=updated[POSITION_VAR])
+    np.multiply(1.0 - position_gain, cross_cov, out=updated[CROSS_COV])
+    np.subtract(velocity_var, velocity_gain * cross_cov, out=updated[VELOCITY_VAR])
     return updated

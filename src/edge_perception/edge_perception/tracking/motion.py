@@ -78,9 +78,9 @@ class KalmanTracker(Tracker[FP]):
         score, info = marked(table, tracks, observation, detections)
         state = table.state
         if len(tracks):
-            measurement = observation.measurement[:, detections]
+            measurement = observation.measurement.take(detections, 1)
             state = state.copy()
             state[:, :, tracks] = kalman.update(
-                state[:, :, tracks], measurement, self._measurement_var(measurement)
+                state.take(tracks, 2), measurement, self._measurement_var(measurement)
             )
         return TrackTable(state, score, info, table.memory)
