@@ -9,6 +9,11 @@ alike: compare the ratios. Each call is paired with a bare run of the engine on 
 ready: `ratio` is the median call over the median bare run. With --ultralytics each call is also
 paired with Ultralytics' own predict on the same file: `x ultra` is how much longer that takes.
 
+How well `auto` chooses among the CPU's backends, in many loadings of each model:
+
+    python model_tools/benchmark.py --model yolov8n.onnx yolov8n_int8.onnx \\
+        --backend onnx openvino --auto-trials 10
+
 Writes benchmark_results.json and a plot beside it. `cpu` is the processor time of a call over its
 duration, 100 % being one core. Energy is that of the whole processor and GPU during a call, where
 the machine tells it (RAPL needs root on most), so it means something on an idle machine only.
@@ -23,6 +28,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -145,6 +151,7 @@ class Candidate:
                 np.median(self.ultralytics_ms) / np.median(self.call_ms)
             )
         figures['reason'] = detector.reason
+        figures['cpu_ms'] = 1e3 * self.cpu_s / len(self.call_ms)
         figures['cpu_percent'] = 1e5 * self.cpu_s / sum(self.call_ms)
         images = len(self.call_ms) * len(self.images)
         figures['energy_j_per_image'] = {
@@ -291,6 +298,53 @@ def benchmark(
     return [candidate.report() for candidate in candidates]
 
 
+def judge_auto(
+    results: Sequence[dict[str, Any]], models: Sequence[str], *, trials: int, **settings: Any
+) -> list[dict[str, Any]]:
+    """Load each model several times with `auto`, and compare its choices with what was measured.
+
+    Args:
+        results: of `benchmark`, with each backend that `auto` may choose.
+        models: the model files.
+        trials: loadings of each.
+        settings: of the detectors.
+
+    Returns:
+        For each model how often each backend was chosen, and how many times longer than the
+        fastest one the chosen ones took: by medians, and by processor time, which other work on
+        the machine changes little.
+    """
+    judged = []
+    for model in models:
+        name = Path(model).name
+        measured = {item['backend']: item for item in results if item['model'] == name}
+        chosen: Counter[str] = Counter()
+        load_s = []
+        for _ in range(trials):
+            start_s = time.perf_counter()
+            with Detector('auto', model_path=model, **settings) as detector:
+                chosen[detector.backend_name] += 1
+            load_s.append(time.perf_counter() - start_s)
+        missing = chosen.keys() - measured.keys()
+        if missing:
+            raise BenchmarkError(
+                f'{name}: auto chose {", ".join(sorted(missing))}, which was not measured: '
+                f'add it to --backend'
+            )
+        entry: dict[str, Any] = {'model': name, 'chosen': dict(chosen)}
+        for key, cost in (
+            ('latency', lambda item: item['latency_ms']['p50']),
+            ('cpu', lambda item: item['cpu_ms']),
+        ):
+            costs = {backend: cost(item) for backend, item in measured.items()}
+            ratios = [costs[item] / min(costs.values()) for item in chosen.elements()]
+            entry[f'{key}_ratio_mean'] = float(np.mean(ratios))
+            entry[f'{key}_ratio_worst'] = max(ratios)
+        entry['load_s'] = float(np.median(load_s))
+        judged.append(entry)
+    return judged
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on, and how loaded it is now."""
     sampler = SystemSampler()
@@ -434,6 +488,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         '--ultralytics', action='store_true', help="compare with Ultralytics' predict"
     )
     parser.add_argument(
+        '--auto-trials',
+        type=int,
+        default=0,
+        metavar='N',
+        help='load each model N times with `auto` and compare its choices with --backend',
+    )
+    parser.add_argument(
         '--json',
         type=Path,
         default=Path('benchmark_results.json'),
@@ -441,16 +502,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     image = first_image(options.source, options.frame_size)
+    settings = {
+        'device': options.device,
+        'image_size': options.imgsz,
+        'threads': options.threads,
+        'spin': options.spin,
+    }
     with contextlib.ExitStack() as stack:
         detectors = []
-        for detector, why_not in open_detectors(
-            options.model,
-            options.backend,
-            device=options.device,
-            image_size=options.imgsz,
-            threads=options.threads,
-            spin=options.spin,
-        ):
+        for detector, why_not in open_detectors(options.model, options.backend, **settings):
             if detector is None:
                 print(f'benchmark: left out: {why_not}', file=sys.stderr)
             else:
@@ -467,6 +527,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         report = {'machine': machine(), 'frame_hw': image.shape[:2], 'results': results}
     print_table(results)
+    if options.auto_trials > 0:
+        report['auto'] = judge_auto(results, options.model, trials=options.auto_trials, **settings)
+        for item in report['auto']:
+            choices = ', '.join(f'{name} {count} x' for name, count in item['chosen'].items())
+            print(
+                f'auto, {item["model"]}: {choices}; over the fastest by medians '
+                f'{item["latency_ratio_mean"]:.3f} (worst {item["latency_ratio_worst"]:.3f}), by '
+                f'processor time {item["cpu_ratio_mean"]:.3f} '
+                f'(worst {item["cpu_ratio_worst"]:.3f}); loaded in {item["load_s"]:.1f} s'
+            )
     text = json.dumps(report, indent=2) + '\n'
     write_whole(options.json, lambda path: path.write_text(text))
     write_whole(options.json.with_suffix('.png'), lambda path: write_plot(results, path))
