@@ -89,7 +89,16 @@ def test_launch_arguments_reach_the_nodes_of_each_camera() -> None:
     assert len(parameters) == len(serving_all) + 4
 
 
-@pytest.mark.parametrize('source', ['my clip.mp4 of three', "it's one.mp4"])
-def test_a_source_for_all_cameras_stays_whole(source: str) -> None:
-    text = parameters_text(overrides({'source': source}), '', ('front', 'left'))
-    assert text.count(source) == 2
+@pytest.mark.parametrize(
+    'argument, source',
+    [
+        ('0', '0'),
+        ('my clip.mp4 of three', 'my clip.mp4 of three'),
+        ("'my clip.mp4'", 'my clip.mp4'),
+        ("it's one.mp4", "it's one.mp4"),
+    ],
+)
+def test_a_source_for_all_cameras_is_that_of_each(argument: str, source: str) -> None:
+    sections = json.loads(parameters_text(overrides({'source': argument}), '', ('front', 'left')))
+    for camera in ('front', 'left'):
+        assert sections[f'/{camera}/source'] == {'ros__parameters': {'source': source}}

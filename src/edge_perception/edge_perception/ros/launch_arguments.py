@@ -163,7 +163,9 @@ def _part(text: str, index: int, count: int) -> str:
     try:
         parts = shlex.split(text)
     except ValueError:  # a quotation mark that is not closed
-        parts = []
+        return text
+    if len(parts) == 1:
+        return parts[0]
     return parts[index] if len(parts) == count else text
 
 
