@@ -8,8 +8,8 @@ They are joined by a wire that loses and delays Ethernet frames (network_lab.py;
 Printed for each case, and with --json written: images of the clip that had no tracks on the desk,
 latency from an image's stamp to the arrival of its tracks there, and what the camera sent.
 
-A case is TRANSPORT/RELIABILITY/PROFILE: raw or compressed, best_effort or reliable, and a Fast DDS
-profile, by its name in config/ without .xml.
+A case is TRANSPORT/RELIABILITY/SETTINGS: raw or compressed, best_effort or reliable, and a value of
+EDGE_PERCEPTION_TRANSPORT (images, network, default).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from typing import Any
 from command_line import command, write_whole
 from network_lab import Lab, Link
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_perception.metrics.latency import LatencyHistogram
-from edge_perception.ros.transport import PROFILE_VARIABLES
+from edge_perception.ros.transport import SWITCH_VARIABLE
 from edge_perception.types import EdgePerceptionError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,12 +41,12 @@ CLIP_RATE_HZ = 10.0
 OBSERVER = Path(__file__).with_name('observe_graph.py')
 MACHINES = ('camera', 'robot', 'desk')
 CASES = (
-    'raw/best_effort/fastdds',
-    'raw/reliable/fastdds',
-    'compressed/best_effort/fastdds',
-    'compressed/reliable/fastdds',
-    'compressed/best_effort/fastdds_network',
-    'compressed/reliable/fastdds_network',
+    'raw/best_effort/images',
+    'raw/reliable/images',
+    'compressed/best_effort/images',
+    'compressed/reliable/images',
+    'compressed/best_effort/network',
+    'compressed/reliable/network',
 )
 START_S = 60.0
 SETTLE_S = 3.0
@@ -193,53 +193,58 @@ def _node(name: str, parameters: Mapping[str, str] | None = None) -> list[str]:
     return arguments
 
 
-def missed_images(stamps_ns: Sequence[int], rate_hz: float) -> list[int]:
-    """Which images of an even stream have no stamp here, counted from the first that has one."""
+def missed_images(stamps_ns: Sequence[int], rate_hz: float, end_ns: int) -> list[int]:
+    """Which images of an even stream have no stamp here.
+
+    Args:
+        stamps_ns: of the images that were answered, at least one.
+        rate_hz: of the stream.
+        end_ns: time of the last image to look for.
+
+    Returns:
+        Numbers of images, counted from the first that was answered.
+    """
     first_ns = min(stamps_ns)
     answered = {round((stamp - first_ns) * rate_hz / 1e9) for stamp in stamps_ns}
-    return sorted(set(range(max(answered) + 1)) - answered)
-
-
-def profile_environment(name: str) -> dict[str, str]:
-    """Variables that choose a Fast DDS profile of config/."""
-    path = REPOSITORY / 'config' / f'{name}.xml'
-    if not path.is_file():
-        raise NetworkRunError(f'there is no profile {path}')
-    return dict.fromkeys(PROFILE_VARIABLES, str(path))
+    count = int((end_ns - first_ns) * rate_hz / 1e9) + 1
+    return sorted(set(range(count)) - answered)
 
 
 def measure(case: str, link: Link, *, rate_hz: float, seconds: float) -> dict[str, Any]:
     """Run one case and return its figures."""
-    transport, reliability, profile = case.split('/')
+    transport, reliability, settings = case.split('/')
     with Lab(MACHINES, link) as lab:
         pipeline = Pipeline(
             lab,
             image_transport=transport,
             reliable=reliability == 'reliable',
             rate_hz=rate_hz,
-            environment=profile_environment(profile),
+            environment={SWITCH_VARIABLE: settings},
         )
         heard = pipeline.heard
         before_bytes = lab.sent_bytes('camera')
         started_s = time.monotonic()
         pipeline.watch(seconds)
+        end_ns = time.time_ns()
         sent_bytes = lab.sent_bytes('camera') - before_bytes
         elapsed_s = time.monotonic() - started_s
-        published = int(heard.diagnostics.get('source', {}).get('published', 0))
         pipeline.watch(SETTLE_S)  # what was sent again may still be on its way
+    arrivals_ns = {
+        stamp: arrived for stamp, arrived in heard.arrivals_ns.items() if stamp <= end_ns
+    }
     figures = {
-        'published': published,
-        'answered': len(heard.arrivals_ns),
+        'images': round(seconds * rate_hz),
+        'missed': round(seconds * rate_hz),
         'camera_mbit_s': sent_bytes * 8 / elapsed_s / 1e6,
     }
-    if heard.arrivals_ns:
+    if arrivals_ns:
         latency = LatencyHistogram()
-        for stamp, arrived_ns in heard.arrivals_ns.items():
+        for stamp, arrived_ns in arrivals_ns.items():
             latency.add((arrived_ns - stamp) / 1e6)
         summary = latency.summary()
-        missed = missed_images(list(heard.arrivals_ns), rate_hz)
+        missed = missed_images(list(arrivals_ns), rate_hz, end_ns)
         figures |= {
-            'images': len(heard.arrivals_ns) + len(missed),
+            'images': len(arrivals_ns) + len(missed),
             'missed': len(missed),
             'latency_p50_ms': summary.p50_ms,
             'latency_p95_ms': summary.p95_ms,
@@ -263,7 +268,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='write the figures here')
     args = parser.parse_args(arguments)
     link = Link(args.rate_mbit, args.delay_ms, args.loss_percent)
-    table = Table('case', 'images', 'without tracks', 'p50 ms', 'p95 ms', 'max ms', 'Mbit/s')
+    table = Table(
+        Column('case', no_wrap=True),
+        'images',
+        'without tracks',
+        'p50 ms',
+        'p95 ms',
+        'max ms',
+        'Mbit/s',
+    )
     results = {}
     for case in args.cases:
         figures = measure(case, link, rate_hz=args.rate, seconds=args.seconds)
@@ -271,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keys = ('images', 'missed', 'latency_p50_ms', 'latency_p95_ms', 'latency_max_ms')
         cells = [f'{figures[key]:.0f}' if key in figures else '-' for key in keys]
         table.add_row(case, *cells, f'{figures["camera_mbit_s"]:.1f}')
-        Console().print(case, figures)
+        Console().print(f'{case}: {figures}')
     Console().print(table)
     if args.json:
         text = json.dumps({'link': asdict(link), 'cases': results}, indent=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,8 +20,8 @@ from edge_perception.ros import transport
 PROFILE = str(transport.share_folder() / 'config' / 'fastdds.xml')
 PROFILE_VARIABLES = dict.fromkeys(transport.PROFILE_VARIABLES, PROFILE)
 NETWORK_VARIABLES = {
-    name: path.replace('fastdds.xml', 'fastdds_network.xml')
-    for name, path in PROFILE_VARIABLES.items()
+    'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE.replace('fastdds.xml', 'fastdds3_network.xml'),
+    'FASTRTPS_DEFAULT_PROFILES_FILE': PROFILE.replace('fastdds.xml', 'fastdds_network.xml'),
 }
 MALLOC_VARIABLES = {'MALLOC_MMAP_THRESHOLD_': '33554432', 'MALLOC_TRIM_THRESHOLD_': '268435456'}
 
@@ -93,6 +94,36 @@ def test_variables_for_a_process_to_start(
 ) -> None:
     assert Path(PROFILE).is_file()
     assert transport.transport_environment(environment) == expected
+
+
+def test_both_releases_of_fast_dds_are_told_the_same() -> None:
+    """Each refuses a file with the names of the other."""
+    new, old = (Path(path).read_text().partition('-->')[2] for path in NETWORK_VARIABLES.values())
+    assert new == re.sub(
+        '(heartbeat|nack)(Response)?(Period|Delay)',
+        lambda found: '_'.join(part.lower() for part in found.groups() if part),
+        old,
+    )
+
+
+@only_fast_dds
+def test_fast_dds_takes_the_profile_for_networks_without_a_complaint() -> None:
+    code = """
+        import rclpy
+        from edge_perception.ros.transport import apply_transport_defaults
+        apply_transport_defaults()
+        rclpy.init()
+        rclpy.create_node('quiet').destroy_node()
+        rclpy.shutdown()
+    """
+    result = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)],
+        env=clean_environment(EDGE_PERCEPTION_TRANSPORT='network'),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
 def test_unknown_switch_is_refused() -> None:

@@ -23,11 +23,15 @@ from edge_perception.ros.paths import share_folder
 from edge_perception.types import EdgePerceptionError
 
 SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
-# Its values, with the profile in config/ that each stands for.
-PROFILES = {'images': 'fastdds.xml', 'network': 'fastdds_network.xml', 'default': ''}
-
-# Fast DDS 2 (Humble, Jazzy) reads the second, Fast DDS 3 (Kilted) the first.
+# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+# The values of the switch, and the profiles in config/ that each stands for, in that order.
+PROFILES = {
+    'images': ('fastdds.xml', 'fastdds.xml'),
+    'network': ('fastdds3_network.xml', 'fastdds_network.xml'),
+    'default': (),
+}
+
 # mallopt(3): blocks below the first come from the heap, whose free end goes back to the system
 # only above the second. 32 MiB is the highest mmap threshold that the manual allows; it covers 4K
 # bgr8.
@@ -51,7 +55,7 @@ def apply_transport_defaults() -> None:
     Raises:
         TransportError: EDGE_PERCEPTION_TRANSPORT has a value that is not in PROFILES.
     """
-    if not _profile_name(os.environ):
+    if not _profiles(os.environ):
         return
     os.environ.update(_profile_environment(os.environ))
     # The C library reads its environment variables before Python runs, so here it takes the call.
@@ -74,7 +78,7 @@ def transport_environment(environment: Mapping[str, str] | None = None) -> dict[
         TransportError: EDGE_PERCEPTION_TRANSPORT has a value that is not in PROFILES.
     """
     environment = os.environ if environment is None else environment
-    if not _profile_name(environment):
+    if not _profiles(environment):
         return {}
     variables = _profile_environment(environment)
     if not _MALLOC_VARIABLES.keys() & environment.keys():
@@ -82,8 +86,8 @@ def transport_environment(environment: Mapping[str, str] | None = None) -> dict[
     return variables
 
 
-def _profile_name(environment: Mapping[str, str]) -> str:
-    """The profile that the user wants; empty for none of these settings at all."""
+def _profiles(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The profiles that the user wants; none for none of these settings at all."""
     value = environment.get(SWITCH_VARIABLE, 'images')
     if value not in PROFILES:
         raise TransportError(
@@ -104,5 +108,6 @@ def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
         return {name: own for name in PROFILE_VARIABLES if not environment.get(name)}
     if environment.get('FASTDDS_BUILTIN_TRANSPORTS'):  # a profile would override it
         return {}
-    profile = str(share_folder() / 'config' / _profile_name(environment))
-    return dict.fromkeys(PROFILE_VARIABLES, profile)
+    folder = share_folder() / 'config'
+    names = zip(PROFILE_VARIABLES, _profiles(environment), strict=True)
+    return {variable: str(folder / name) for variable, name in names}
