@@ -8,7 +8,7 @@ They are joined by a wire that loses and delays Ethernet frames (network_lab.py;
 Printed for each case, and with --json written: images of the clip that had no tracks on the desk,
 latency from an image's stamp to the arrival of its tracks there, and what the camera sent.
 
-A case is TRANSPORT/RELIABILITY/SETTINGS: raw or compressed, best_effort or reliable, and a value of
+A case is TRANSPORT/RELIABILITY/SETTINGS: raw or compressed, best_effort or reliable, a value of
 EDGE_PERCEPTION_TRANSPORT (images, network, default).
 """
 

@@ -106,7 +106,7 @@ def test_a_discovery_server_brings_them_together(lab: Lab, demo_clip: Path) -> N
 def test_only_interfaces_of_the_allow_list_are_used(
     lab: Lab, demo_clip: Path, tmp_path: Path, interface: str, is_heard: bool
 ) -> None:
-    text = (share_folder() / 'config' / 'fastdds_network.xml').read_text()
+    text = (share_folder() / 'config' / 'fastdds.xml').read_text()
     allowed = f'<interfaces><allowlist><interface name="{interface}"/></allowlist></interfaces>'
     profile = tmp_path / 'allowed.xml'
     profile.write_text(re.sub(r'(<type>UDPv4</type>)', rf'\1{allowed}', text))

@@ -13,12 +13,16 @@ from typing import Any, NoReturn
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 
 from edge_perception.ros.lifecycle import ManagedNode, StartError
 from edge_perception.ros.log import EventLogger, apply_log_format
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError
+
+# What rcl and the middleware refuse: a keystore that is not there, security that is not built in.
+RCLError = rclpy_implementation.RCLError
 
 
 def make_executor(context: Context | None = None) -> Executor:
@@ -49,11 +53,15 @@ def run(
     Returns:
         0 after a signal, 1 when a node could not start.
     """
-    apply_transport_defaults()
     as_json = apply_log_format(sys.argv if args is None else args)
-    # Own handlers: rclpy's would shut the context down under nodes that still clean up, and a
-    # second Ctrl-C would end the process half-way.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        apply_transport_defaults()
+        # Own handlers: rclpy's would shut the context down under nodes that still clean up, and a
+        # second Ctrl-C would end the process half-way.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (EdgePerceptionError, RCLError) as error:
+        _log_failure(error, as_json)
+        return 1
     stopping = False
     starting = True
 
@@ -82,10 +90,9 @@ def run(
             executor.spin_once(timeout_sec=0.2)
     except _Stopped:
         pass
-    except EdgePerceptionError as error:
+    except (EdgePerceptionError, RCLError) as error:
         if not isinstance(error, StartError):  # whose reason the node has logged
-            logger = EventLogger('edge_perception', 'edge_perception', as_json=as_json)
-            logger.error(str(error), event='start_failed')
+            _log_failure(error, as_json)
         status = 1
     finally:
         starting = False
@@ -95,6 +102,11 @@ def run(
         executor.shutdown()
         rclpy.try_shutdown()
     return status
+
+
+def _log_failure(error: Exception, as_json: bool) -> None:
+    logger = EventLogger('edge_perception', 'edge_perception', as_json=as_json)
+    logger.error(' '.join(str(error).split()), event='start_failed')
 
 
 def leave(status: int) -> NoReturn:
