@@ -57,17 +57,20 @@ def test_the_faster_one_is_taken_and_the_other_freed(monkeypatch, faster):
 
 
 def test_equals_go_by_preference(monkeypatch):
-    """Hundreds of short runs of each would differ by less than the margin; so do these."""
+    """By 1 %, where 3 % count as nothing."""
     chosen, _ = choose(monkeypatch, stand_in('a', work_s=5.05e-3), stand_in('b', work_s=5e-3))
     assert chosen.name == 'a'
 
 
-def test_on_a_busy_machine_delays_do_not_count(monkeypatch):
-    """By the clock `b` is twice as fast; its work is twice that of `a`, which others hold up."""
-    backends = [stand_in('a', work_s=2e-3, delay_s=8e-3), stand_in('b', work_s=4e-3)]
+def test_on_a_busy_machine_delays_count_less(monkeypatch):
+    """By the clock `b` is a little faster; its work is three times that of `a`."""
+    backends = [
+        stand_in('a', work_s=2e-3, delay_s=7e-3),
+        stand_in('b', work_s=6e-3, delay_s=2e-3),
+    ]
     chosen, reason = choose(monkeypatch, *backends)
     assert chosen.name == 'a'
-    assert 'of processor time (the machine is busy)' in reason
+    assert 'the machine is busy' in reason
 
 
 def test_long_inferences_are_few(monkeypatch):
@@ -75,4 +78,4 @@ def test_long_inferences_are_few(monkeypatch):
     backends = [stand_in('a', work_s=1e-3, delay_s=0.3), stand_in('b', work_s=2e-3, delay_s=0.3)]
     chosen, _ = choose(monkeypatch, *backends)
     assert chosen.name == 'a'
-    assert backends[0].runs <= 1 + 2
+    assert backends[0].runs == 1 + selection.LEAST_ROUNDS
