@@ -12,6 +12,7 @@ from edge_perception.detection.errors import InputSizeError
 
 DEFAULT_STRIDE = 32
 DEFAULT_IMAGE_SIZE = 640
+LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Canvas:
             InputSizeError: the asked size is not the model's fixed one, or outside its limits.
         """
         stated = metadata.get('stride', '')
-        stride = int(stated) if stated.isdecimal() and int(stated) else DEFAULT_STRIDE
+        is_number = stated.isdecimal() and len(stated) <= 4
+        stride = (int(stated) if is_number else 0) or DEFAULT_STRIDE
         height, width = spec.shape[spec.height_axis], spec.shape[spec.height_axis + 1]
         wanted = _size_hw(asked if asked is not None else metadata.get('imgsz'))
         if height is not None and width is not None:
@@ -71,16 +73,27 @@ class Canvas:
 
 
 def _size_hw(size: Any) -> tuple[int, int]:
-    """Height and width of an int, a pair, or their text in metadata; the default for None."""
+    """Height and width of an int, a pair, or their text in metadata.
+
+    Metadata that says something else, or nothing, leaves the default.
+
+    Raises:
+        InputSizeError: a size that was asked for is no size.
+    """
+    asked = size
     if isinstance(size, str):
         try:
             size = ast.literal_eval(size)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             size = None
-    if size is None:
-        size = DEFAULT_IMAGE_SIZE
     if isinstance(size, int):
-        return size, size
-    if len(size) == 1:
-        return int(size[0]), int(size[0])
-    return int(size[0]), int(size[1])
+        size = (size, size)
+    if isinstance(size, (list, tuple)) and len(size) in (1, 2):
+        height, width = size[0], size[-1]
+        if all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in (height, width)):
+            return height, width
+    if asked is not None and not isinstance(asked, str):
+        raise InputSizeError(
+            f'image_size {asked!r} is no size: use the longer side, or (height, width), in pixels'
+        )
+    return DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE

@@ -151,6 +151,7 @@ def choose_layout(
     return fitting[0]
 
 
+@np.errstate(over='ignore', invalid='ignore')  # what comes of it is looked at below
 def decode(
     output: NDArray[np.float32],
     layout: Layout,
@@ -199,7 +200,7 @@ def decode(
         if layout is Layout.YOLOX_RAW:
             boxes_cxcywh = _decode_grid(boxes_cxcywh, likely[keep], canvas_hw)
         boxes = _corners(boxes_cxcywh)
-    if not np.isfinite(boxes).all() or not np.isfinite(ids).all():
+    if not np.isfinite(boxes).all() or not (np.abs(ids) < 2**31).all():
         raise OutputValueError(_NOT_FINITE)
     found = Candidates(
         np.ascontiguousarray(boxes, np.float32),

@@ -94,7 +94,7 @@ def read_engine(path: Path) -> tuple[dict[str, str], bytes]:
     if 0 < length <= min(_LONGEST_HEADER, len(content) - 4) and content[4:5] == b'{':
         try:
             header = json.loads(content[4 : 4 + length])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelFileError(f'{path} has a damaged header: build it again') from error
         return {key: str(value) for key, value in header.items()}, content[4 + length :]
     return {}, content
@@ -109,11 +109,29 @@ def read_sidecar(engine: Path) -> Sidecar | None:
     path = sidecar_path(engine)
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        return Sidecar(**{item.name: content[item.name] for item in fields(Sidecar)})
+        return _checked(Sidecar(**{item.name: content[item.name] for item in fields(Sidecar)}))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f'{path} is damaged: build {engine.name} again') from error
+
+
+def _checked(sidecar: Sidecar) -> Sidecar:
+    """The sidecar, if its values are of the types that it declares.
+
+    Raises:
+        ValueError: they are not, or the name of the model is no plain file name.
+    """
+    texts = [value for value in asdict(sidecar).values() if not isinstance(value, dict)]
+    sizes = [size for shape in sidecar.profile.values() for size in shape]
+    if not (
+        all(isinstance(value, str) for value in (*texts, *sidecar.labels.values()))
+        and all(isinstance(size, int) for size in sizes)
+        and sidecar.onnx_name == Path(sidecar.onnx_name).name != ''
+        and '\0' not in sidecar.onnx_name
+    ):
+        raise ValueError('a value of another type')
+    return sidecar
 
 
 def sidecar_text(sidecar: Sidecar) -> str:

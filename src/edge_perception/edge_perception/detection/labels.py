@@ -27,7 +27,7 @@ def labels_from_metadata(metadata: Mapping[str, str]) -> dict[int, str] | None:
         return None
     try:
         names = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise LabelsError(f'malformed class names in the model: {text[:60]!r}') from error
     return _checked(names, 'the model')
 
@@ -47,7 +47,8 @@ def load_labels(labels: Labels) -> dict[int, str]:
         else:
             content = yaml.safe_load(text)
             names = content.get('names') if isinstance(content, dict) else content
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML lets through what its constructors raise, on dates that there are not for one.
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise LabelsError(f'cannot read the labels file {labels}: {first_line(error)}') from error
     return _checked(names, str(labels))
 
@@ -62,7 +63,7 @@ def _checked(names: Any, origin: str) -> dict[int, str]:
         pairs = []
     try:
         by_id = {int(class_id): str(name) for class_id, name in pairs}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         by_id = {}
     if not by_id or set(by_id) != set(range(len(by_id))):
         raise LabelsError(f'no class names in {origin}: expected one for each class id from 0 on')

@@ -25,7 +25,7 @@ def non_maximum_suppression(
 
     Args:
         boxes_xyxy: (n, 4) left, top, right, bottom.
-        scores: (n,).
+        scores: (n,), above 0: boxes without any score do not stay.
         class_ids: (n,).
         iou_threshold: a box goes when its IoU with a better one is above this.
         max_detections: how many stay at most.

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+_STAMPS_END_NS = 2**31 * NANOSECONDS
+"""The seconds of a stamp have 32 bits; a time of recording may be beyond."""
 
 
 def message_to_frame(message: Any, msgtype: str) -> Frame:
@@ -218,6 +220,8 @@ class BagSource(RecordedSource):
             try:
                 message = self._typestore.deserialize_cdr(data, connection.msgtype)
                 frame = message_to_frame(message, connection.msgtype)
+                if not frame.stamp_ns and recorded_ns >= _STAMPS_END_NS:
+                    raise ImageConversionError(f'recorded at {recorded_ns} ns: no stamp says that')
             except ImageConversionError as error:
                 skipped_because = str(error)
                 self.skipped += 1

@@ -36,6 +36,8 @@ class CameraInfo:
     frame_id: str = ''
 
     def __post_init__(self) -> None:
+        if not 0 <= min(self.width, self.height) <= max(self.width, self.height) < 2**32:
+            raise MediaError(f'CameraInfo: an image of {self.width} x {self.height} pixels')
         for name, size in (('k', 9), ('r', 9), ('p', 12)):
             values = getattr(self, name)
             if len(values) != size:
@@ -57,7 +59,8 @@ def load_camera_info(path: str | Path, frame_id: str = '') -> CameraInfo:
         raise missing_path_error(path)
     try:
         content: Any = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML lets through what its constructors raise, on dates that there are not for one.
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         line = ' '.join(str(error).split())
         raise MediaError(f'{path}: not a calibration file: {line}') from error
     if not isinstance(content, dict):
@@ -79,7 +82,7 @@ def load_camera_info(path: str | Path, frame_id: str = '') -> CameraInfo:
         )
     except KeyError as error:
         raise MediaError(f'{path}: the field {error} is missing') from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MediaError(f'{path}: a field has the wrong type: {error}') from error
     except MediaError as error:
         raise MediaError(f'{path}: {error}') from error

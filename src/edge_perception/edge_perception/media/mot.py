@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MIN_COLUMNS = 7
+LARGEST_WHOLE = 2**53
+"""Frames and ids up to here are whole numbers in a float too."""
+LARGEST_VALUE = 1e9
+"""Of everything else: no box is that large, and the difference of two must be a float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +131,17 @@ def _parse(line: str, where: str) -> list[float]:
         try:
             value = float(text)
         except ValueError:
-            raise MediaError(f'{where}: {text.strip()!r} is not a number') from None
+            raise MediaError(f'{where}: {text.strip()[:40]!r} is not a number') from None
         if not math.isfinite(value):
             raise MediaError(f'{where}: {text.strip()} is not a finite number')
         row.append(value)
     frame, track_id, _, _, width, height = row[:6]
-    if frame < 1 or frame != int(frame):
+    if not 1 <= frame <= LARGEST_WHOLE or frame != int(frame):
         raise MediaError(f'{where}: frame {frame:g} is not a whole number from 1')
-    if track_id != int(track_id):
+    if abs(track_id) > LARGEST_WHOLE or track_id != int(track_id):
         raise MediaError(f'{where}: id {track_id:g} is not a whole number')
+    if max(map(abs, row[2:])) > LARGEST_VALUE:
+        raise MediaError(f'{where}: a value above {LARGEST_VALUE:g}')
     if width < 0 or height < 0:
         raise MediaError(f'{where}: a box of {width:g} x {height:g} pixels')
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,8 +30,14 @@ def stamp_ns(header: Header) -> int:
 
 
 def make_header(stamp_ns: int, frame_id: str) -> Header:
-    """A header with the stamp given in nanoseconds."""
+    """A header with the stamp given in nanoseconds.
+
+    Raises:
+        MessageError: the stamp is beyond what a message can hold.
+    """
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+    if not -(2**31) <= sec < 2**31:
+        raise MessageError(f'a stamp of {sec} s does not fit a header')
     return Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id)
 
 
@@ -56,8 +63,9 @@ def to_message(stamped: Stamped[Detections] | Stamped[Tracks]) -> Detection2DArr
     """
     objects = stamped.value
     header = make_header(stamped.stamp_ns, stamped.frame_id)
-    centers = (objects.xyxy[:, :2] + objects.xyxy[:, 2:]) * 0.5
-    sizes = objects.xyxy[:, 2:] - objects.xyxy[:, :2]
+    corners = objects.xyxy.astype(np.float64)
+    centers = (corners[:, :2] + corners[:, 2:]) * 0.5
+    sizes = corners[:, 2:] - corners[:, :2]
     ids = (
         [str(i) for i in objects.track_id] if isinstance(objects, Tracks) else [''] * len(objects)
     )
@@ -95,8 +103,6 @@ def _boxes_and_hypotheses(message: Detection2DArray, names: ClassNames) -> dict[
         ],
         np.float64,
     ).reshape(-1, 4)
-    if not np.isfinite(boxes).all():
-        raise MessageError('a detection has a box that is not finite')
     # A detector may give several hypotheses: the best one is what the object counts as.
     hypotheses = []
     for detection in message.detections:
@@ -105,10 +111,17 @@ def _boxes_and_hypotheses(message: Detection2DArray, names: ClassNames) -> dict[
         hypotheses.append(
             max((result.hypothesis for result in detection.results), key=lambda h: h.score)
         )
-    half = boxes[:, 2:] * 0.5
+    scores = np.array([h.score for h in hypotheses], np.float64)
+    if np.isnan(scores).any():
+        raise MessageError('a detection has a score that is not a number')
+    with np.errstate(over='ignore', invalid='ignore'):
+        half = boxes[:, 2:] * 0.5
+        corners = np.hstack([boxes[:, :2] - half, boxes[:, :2] + half]).astype(np.float32)
+    if not np.isfinite(corners).all():
+        raise MessageError('a detection has a box that is not finite')
     return {
-        'xyxy': np.hstack([boxes[:, :2] - half, boxes[:, :2] + half]).astype(np.float32),
-        'score': np.array([h.score for h in hypotheses], np.float32),
+        'xyxy': corners,
+        'score': np.clip(scores, 0, 1).astype(np.float32),
         'class_id': np.array([names.id_of(h.class_id) for h in hypotheses], np.int32),
     }
 
@@ -127,16 +140,23 @@ def message_to_detections(message: Detection2DArray, names: ClassNames) -> Stamp
     )
 
 
+def _track_id(text: str) -> int:
+    # More digits than this are no int64, and int() has a limit of its own.
+    if len(text) <= 20:
+        with contextlib.suppress(ValueError):
+            value = int(text)
+            if -(2**63) <= value < 2**63:
+                return value
+    raise MessageError(f'a track id is no number: {text[:40]!r}')
+
+
 def message_to_tracks(message: Detection2DArray, names: ClassNames) -> Stamped[Tracks]:
     """The tracks of one frame; what the message does not carry (age, source) is 0.
 
     Raises:
         MessageError: as `message_to_detections`, or an id is no number.
     """
-    try:
-        ids = np.array([int(detection.id) for detection in message.detections], np.int64)
-    except ValueError as error:
-        raise MessageError(f'a track id is no number: {error}') from error
+    ids = np.array([_track_id(detection.id) for detection in message.detections], np.int64)
     n = len(ids)
     return Stamped(
         Tracks(
