@@ -10,6 +10,7 @@ answers it had got in time, and pays only for the points that were not asked for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,11 +24,15 @@ _PYRAMID_LEVELS = 3
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
 # Forward-backward error in pixels of the small image above which a point was lost.
 _MAX_ERROR_PX = 0.5
+# One channel costs less to make smaller than three, but up to here only, since every pixel has to
+# be made grey then.
+_MANY_PIXELS = 3_000_000
 # Where the points of a box lie, in parts of its width and height: the torso and the head. The
 # border shows the background, the legs swing.
 _COLUMNS = np.array([0.26, 0.42, 0.58, 0.74])
 _ROWS = np.array([0.06, 0.15, 0.25, 0.35, 0.45, 0.56, 0.68, 0.82])
 POINTS_PER_BOX = len(_COLUMNS) * len(_ROWS)
+_POINT_X, _POINT_Y = np.tile(_COLUMNS, len(_ROWS)), np.repeat(_ROWS, len(_COLUMNS))
 _MIN_POINTS = 6
 # Points for the camera's motion: columns and rows over the image.
 _BACKGROUND = (10, 7)
@@ -59,12 +64,17 @@ def to_small_grey(image: NDArray[np.uint8], size_px: int) -> tuple[NDArray[np.ui
         # Averaging over every pixel of a large image costs more than all that follows. Two
         # samples a small pixel in each direction keep most of what averaging is good for.
         double_wh = (2 * small_wh[0], 2 * small_wh[1])
+        if width * height < _MANY_PIXELS:
+            image = _to_grey(image)
         image = cv2.resize(image, double_wh, interpolation=cv2.INTER_LINEAR)
-    if image.shape[:2] != (small_wh[1], small_wh[0]):
+    image = _to_grey(image)
+    if image.shape != (small_wh[1], small_wh[0]):
         image = cv2.resize(image, small_wh, interpolation=cv2.INTER_AREA)
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return np.ascontiguousarray(image), scale
+
+
+def _to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
 
 
 @dataclass(frozen=True)
@@ -120,45 +130,37 @@ class PictureMotion:
         self._known = np.zeros(count, bool)
         self._background: NDArray[np.float64] | None = None
 
-    def _shifts(
+    def _cells(
         self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Shift (..., 2) at points of the small image, and whether it was found."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Lattice cells of points of the small image, 0 for those outside; which are inside."""
         rows, columns = self._lattice_hw
         column = np.rint(x_px / LATTICE_PX).astype(np.int64)
         row = np.rint(y_px / LATTICE_PX).astype(np.int64)
         inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-        cell = np.where(inside, row * columns + column, 0)
-        missing = np.unique(cell[inside & ~self._known[cell]])
-        if len(missing):
-            self._compute(missing)
-        return self._shift[cell], inside & self._valid[cell]
+        return np.where(inside, row * columns + column, 0), inside
 
-    def _compute(self, cells: NDArray[np.int64]) -> None:
-        row, column = np.divmod(cells, self._lattice_hw[1])
+    def _compute(self, *cells: NDArray[np.int64]) -> None:
+        """Find the shifts of those lattice cells that are not known yet."""
+        asked = np.zeros(len(self._known), bool)
+        for some in cells:
+            asked[some] = True
+        asked &= ~self._known
+        missing = asked.nonzero()[0]
+        if not len(missing):
+            return
+        row, column = np.divmod(missing, self._lattice_hw[1])
         start = np.stack((column, row), 1).astype(np.float32) * LATTICE_PX
-        end, found, _ = cv2.calcOpticalFlowPyrLK(
-            self._previous,
-            self._current,
-            start,
-            None,
-            winSize=_WINDOW,
-            maxLevel=_PYRAMID_LEVELS,
-            criteria=_CRITERIA,
-        )
-        back, found_back, _ = cv2.calcOpticalFlowPyrLK(
-            self._current,
-            self._previous,
-            end,
-            None,
-            winSize=_WINDOW,
-            maxLevel=_PYRAMID_LEVELS,
-            criteria=_CRITERIA,
-        )
+        end, found, _ = _track(self._previous, self._current, start)
+        self._known |= asked
+        kept = found.ravel().nonzero()[0]
+        if not len(kept):
+            return
+        missing, start, end = missing[kept], start[kept], end[kept]
+        back, found_back, _ = _track(self._current, self._previous, end)
         error = np.abs(back - start).max(1)
-        self._shift[cells] = end - start
-        self._valid[cells] = (found & found_back).ravel().astype(bool) & (error < _MAX_ERROR_PX)
-        self._known[cells] = True
+        self._shift[missing] = end - start
+        self._valid[missing] = found_back.ravel().astype(bool) & (error < _MAX_ERROR_PX)
 
     @property
     def camera(self) -> NDArray[np.float64]:
@@ -172,28 +174,26 @@ class PictureMotion:
 
     def _camera_motion(self) -> NDArray[np.float64]:
         height, width = self._previous.shape
-        columns, rows = _BACKGROUND
-        x = (np.arange(columns) + 0.5) * (width / columns)
-        y = (np.arange(rows) + 0.5) * (height / rows)
-        x, y = (grid.ravel() for grid in np.meshgrid(x, y))
-        shift, valid = self._shifts(x, y)
+        x, y = _background_points(height, width)
+        cell, inside = self._cells(x, y)
+        self._compute(cell[inside])
+        valid = inside & self._valid[cell]
         motion = np.zeros(3)
         if np.count_nonzero(valid) < _MIN_POINTS:
             return motion
-        shift = shift[valid].astype(np.float64)
-        offset = np.stack((x[valid] - width / 2, y[valid] - height / 2), 1)
-        weight = np.ones(len(shift))
+        shift = self._shift[cell[valid]].T.astype(np.float64, order='C')  # (2, k)
+        offset = np.stack((x[valid] - width / 2, y[valid] - height / 2))
         # Least squares with weights that let go of what does not fit (Cauchy), from the median.
-        motion[:2] = np.median(shift, 0)
+        motion[:2] = np.median(shift, 1)
         for _ in range(4):
-            residual = shift - motion[:2] - motion[2] * offset
-            weight = 1.0 / (1.0 + (residual**2).sum(1) / _SPREAD_PX**2)
-            total = weight.sum()
-            mean_shift = (weight[:, None] * shift).sum(0) / total
-            mean_offset = (weight[:, None] * offset).sum(0) / total
-            centred = offset - mean_offset
-            moment = (weight[:, None] * centred**2).sum()
-            motion[2] = (weight[:, None] * centred * (shift - mean_shift)).sum() / moment
+            residual = shift - motion[:2, None] - motion[2] * offset
+            weight = 1.0 / (1.0 + (residual * residual).sum(0) / _SPREAD_PX**2)
+            weight /= weight.sum()
+            mean_shift = (shift * weight).sum(1)
+            mean_offset = (offset * weight).sum(1)
+            centred = offset - mean_offset[:, None]
+            leverage = centred * weight
+            motion[2] = (leverage * shift).sum() / (leverage * centred).sum()
             motion[:2] = mean_shift - motion[2] * mean_offset
         if np.abs(motion[:2]).max() + abs(motion[2]) * width / 2 < _STILL_PX:
             motion[:] = 0.0
@@ -258,16 +258,24 @@ class PictureMotion:
         """
         boxes = boxes_xyxy * self._scale
         size = boxes[:, 2:] - boxes[:, :2]
-        x = boxes[:, 0, None] + size[:, 0, None] * np.tile(_COLUMNS, len(_ROWS))
-        y = boxes[:, 1, None] + size[:, 1, None] * np.repeat(_ROWS, len(_COLUMNS))
-        shift32, valid = self._shifts(x, y)
-        valid = valid & ~_hidden(boxes, x, y)
+        x = boxes[:, 0, None] + size[:, 0, None] * _POINT_X
+        y = boxes[:, 1, None] + size[:, 1, None] * _POINT_Y
+        cell, usable = self._cells(x, y)
+        usable &= ~_hidden(boxes, x, y)
+        if self._background is None:
+            # All points of a frame at once: each call prepares both images anew.
+            background_cell, inside = self._cells(*_background_points(*self._previous.shape))
+            self._compute(cell[usable], background_cell[inside])
+        else:
+            self._compute(cell[usable])
+        valid = usable & self._valid[cell]
+        shift = self._shift[cell]
 
         to_shift = self._scale * self.interval_s
         centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]).T * 0.5
         background = self.camera_velocity(centre) * to_shift
-        shift_x = shift32[..., 0] - background[0][:, None]
-        shift_y = shift32[..., 1] - background[1][:, None]
+        shift_x = shift[..., 0] - background[0][:, None]
+        shift_y = shift[..., 1] - background[1][:, None]
         goal_x, goal_y = expected_velocity * to_shift
         goal_var = expected_var * to_shift**2
 
@@ -299,6 +307,30 @@ class PictureMotion:
             shift_var / to_shift**2,
             np.where(found, count / POINTS_PER_BOX, 0.0),
         )
+
+
+def _track(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], points: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    """Where (k, 2) points go, (k, 1) whether they were found, and OpenCV's error."""
+    return cv2.calcOpticalFlowPyrLK(
+        before,
+        after,
+        points,
+        None,
+        winSize=_WINDOW,
+        maxLevel=_PYRAMID_LEVELS,
+        criteria=_CRITERIA,
+    )
+
+
+@lru_cache(maxsize=4)
+def _background_points(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x and y of the points, all over the image, that tell the camera's motion."""
+    columns, rows = _BACKGROUND
+    x = (np.arange(columns) + 0.5) * (width / columns)
+    y = (np.arange(rows) + 0.5) * (height / rows)
+    return np.tile(x, rows), np.repeat(y, columns)
 
 
 def _settle(
