@@ -118,6 +118,7 @@ class Pipeline:
             'perception:members': 'detector,tracker',
             'perception:image_transport': image_transport,
             'perception:image_reliable': str(reliable).lower(),
+            'perception:image_depth': '30',
         }
         self._start('robot', 'perception', _node('perception', robot))
         self.wait(lambda: 'ready' in self._output['observer'][:1], 'the observer')

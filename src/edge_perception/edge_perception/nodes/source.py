@@ -25,6 +25,8 @@ from edge_perception.types import EdgePerceptionError, Frame
 # rate falls then, and the age of its images does not grow.
 LATEST_LAG_NS = 500_000_000
 REOPEN_AFTER_S = 1.0
+# Images on their way again over a network that lost them; at 30 Hz, those of a second.
+COMPRESSED_DEPTH = 30
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class SourceNode(ManagedNode):
         self.get_logger().info(self._source.description)
         qos = image_qos(5, reliable=True)
         self._raw_publisher = self.advertise(Image, 'image_raw', qos)
-        self._compressed_publisher = self.advertise(CompressedImage, 'image_raw/compressed', qos)
+        self._compressed_publisher = self.advertise(
+            CompressedImage, 'image_raw/compressed', image_qos(COMPRESSED_DEPTH, reliable=True)
+        )
         self._info_publisher = self.advertise(CameraInfo, 'camera_info', qos)
 
     def _open(self) -> media.Source:
