@@ -34,8 +34,8 @@ from vision_msgs.msg import Detection2DArray
 from edge_perception import media
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.messages import stamp_ns
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError, Frame
 

@@ -39,8 +39,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from edge_perception import media
 from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.paths import share_folder
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.statuses import histograms_from
 from edge_perception.ros.transport import apply_transport_defaults
 

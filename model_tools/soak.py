@@ -44,8 +44,8 @@ from vision_msgs.msg import Detection2DArray
 
 from edge_perception.media.atomic import temporary_beside
 from edge_perception.metrics.latency import LatencyHistogram
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError
 

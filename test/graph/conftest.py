@@ -25,8 +25,8 @@ from rclpy.qos import QoSProfile
 
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.lifecycle import ManagedNode
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults, transport_environment
 from edge_perception.types import Frame
 

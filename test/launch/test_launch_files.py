@@ -37,8 +37,8 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from edge_perception.ros.images import image_to_frame
 from edge_perception.ros.messages import stamp_ns
-from edge_perception.ros.process import make_executor
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS, image_qos
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'

@@ -16,13 +16,17 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not there: run make setup')
 
 from edge_perception.ros import transport
+from edge_perception.ros.release import has_fast_dds_3
 
 PROFILE = str(transport.share_folder() / 'config' / 'fastdds.xml')
-PROFILE_VARIABLES = dict.fromkeys(transport.PROFILE_VARIABLES, PROFILE)
-NETWORK_VARIABLES = {
-    'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE.replace('fastdds.xml', 'fastdds3_network.xml'),
-    'FASTRTPS_DEFAULT_PROFILES_FILE': PROFILE.replace('fastdds.xml', 'fastdds_network.xml'),
-}
+NEW, OLD = transport.PROFILE_VARIABLES
+VARIABLE = NEW if has_fast_dds_3() else OLD
+PROFILE_VARIABLES = {VARIABLE: PROFILE}
+NETWORK_PROFILES = [
+    PROFILE.replace('fastdds.xml', name)
+    for name in ('fastdds3_network.xml', 'fastdds_network.xml')
+]
+NETWORK_VARIABLES = {VARIABLE: NETWORK_PROFILES[0 if has_fast_dds_3() else 1]}
 MALLOC_VARIABLES = {'MALLOC_MMAP_THRESHOLD_': '33554432', 'MALLOC_TRIM_THRESHOLD_': '268435456'}
 
 only_glibc = pytest.mark.skipif(
@@ -68,19 +72,13 @@ def run_python(code: str, **variables: str) -> str:
         ({'RMW_IMPLEMENTATION': 'rmw_fastrtps_cpp'}, {**PROFILE_VARIABLES, **MALLOC_VARIABLES}),
         # Another middleware takes no Fast DDS profile, but the same C library.
         ({'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}, MALLOC_VARIABLES),
-        # What the user has set stays, and holds for the releases that know the other name too.
+        # What the user has set stays, and holds for the release that knows the old name only too.
         (
-            {'FASTDDS_DEFAULT_PROFILES_FILE': '/own.xml'},
-            {'FASTRTPS_DEFAULT_PROFILES_FILE': '/own.xml', **MALLOC_VARIABLES},
+            {NEW: '/own.xml'},
+            {**({} if has_fast_dds_3() else {OLD: '/own.xml'}), **MALLOC_VARIABLES},
         ),
-        (
-            {'FASTRTPS_DEFAULT_PROFILES_FILE': '/own.xml'},
-            {'FASTDDS_DEFAULT_PROFILES_FILE': '/own.xml', **MALLOC_VARIABLES},
-        ),
-        (
-            dict.fromkeys(PROFILE_VARIABLES, '/own.xml'),
-            MALLOC_VARIABLES,
-        ),
+        ({OLD: '/own.xml'}, MALLOC_VARIABLES),
+        ({NEW: '/own.xml', OLD: '/own.xml'}, MALLOC_VARIABLES),
         ({'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}, MALLOC_VARIABLES),
         ({'MALLOC_TRIM_THRESHOLD_': '1'}, PROFILE_VARIABLES),
         # The switch.
@@ -98,7 +96,7 @@ def test_variables_for_a_process_to_start(
 
 def test_both_releases_of_fast_dds_are_told_the_same() -> None:
     """Each refuses a file with the names of the other."""
-    new, old = (Path(path).read_text().partition('-->')[2] for path in NETWORK_VARIABLES.values())
+    new, old = (Path(path).read_text().partition('-->')[2] for path in NETWORK_PROFILES)
     assert new == re.sub(
         '(heartbeat|nack)(Response)?(Period|Delay)',
         lambda found: '_'.join(part.lower() for part in found.groups() if part),

@@ -72,6 +72,9 @@ class ManagedNode(LifecycleNode):
     def __init__(
         self, name: str, parameters_type: type, *, links: Links | None = None, **kwargs: Any
     ) -> None:
+        # Before rclpy's own: it may destroy a node that could not be made (see release.py).
+        self._configured: list[Callable[[], object]] = []
+        self._activated: list[Callable[[], object]] = []
         super().__init__(name, **kwargs)
         self.links = links
         self._failure = ''
@@ -85,8 +88,6 @@ class ManagedNode(LifecycleNode):
             changed=self.parameters_changed,
             may_configure=lambda: self.state_id == State.PRIMARY_STATE_UNCONFIGURED,
         )
-        self._configured: list[Callable[[], object]] = []
-        self._activated: list[Callable[[], object]] = []
         self._event_logger: EventLogger | None = EventLogger(
             super().get_logger().name,
             self.get_fully_qualified_name(),

@@ -11,30 +11,17 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import rclpy
-from rclpy.context import Context
-from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 
 from edge_perception.ros.lifecycle import ManagedNode, StartError
 from edge_perception.ros.log import EventLogger, apply_log_format
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError
 
 # What rcl and the middleware refuse: a keystore that is not there, security that is not built in.
 RCLError = rclpy_implementation.RCLError
-
-
-def make_executor(context: Context | None = None) -> Executor:
-    """The executor with the least cost an event that this ROS distribution has.
-
-    rclpy's classic executors rebuild their wait set from all entities on every event.
-    """
-    try:
-        from rclpy.experimental import EventsExecutor
-    except ImportError:  # before Jazzy
-        return SingleThreadedExecutor(context=context)
-    return EventsExecutor(context=context)
 
 
 class _Stopped(BaseException):

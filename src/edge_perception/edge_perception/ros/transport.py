@@ -20,6 +20,7 @@ import platform
 from collections.abc import Mapping
 
 from edge_perception.ros.paths import share_folder
+from edge_perception.ros.release import has_fast_dds_3
 from edge_perception.types import EdgePerceptionError
 
 SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
@@ -103,11 +104,15 @@ def _profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
     middleware = environment.get('RMW_IMPLEMENTATION', '')
     if middleware and not middleware.startswith('rmw_fastrtps'):
         return {}
-    own = next((path for name in PROFILE_VARIABLES if (path := environment.get(name))), '')
-    if own:  # for whichever release this is
-        return {name: own for name in PROFILE_VARIABLES if not environment.get(name)}
+    new, old = PROFILE_VARIABLES
+    if environment.get(new) or environment.get(old):
+        # Fast DDS 2 does not know the new name; in Kilted the middleware still reads the old one.
+        if environment.get(old) or has_fast_dds_3():
+            return {}
+        return {old: environment[new]}
     if environment.get('FASTDDS_BUILTIN_TRANSPORTS'):  # a profile would override it
         return {}
-    folder = share_folder() / 'config'
-    names = zip(PROFILE_VARIABLES, _profiles(environment), strict=True)
-    return {variable: str(folder / name) for variable, name in names}
+    # Not both: Kilted would read both, and refuse the second.
+    this = 0 if has_fast_dds_3() else 1
+    profile = share_folder() / 'config' / _profiles(environment)[this]
+    return {PROFILE_VARIABLES[this]: str(profile)}
