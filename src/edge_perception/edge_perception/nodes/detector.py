@@ -167,14 +167,13 @@ class DetectorCamera(Camera):
             LabelInfo, in_camera(name, 'label_info'), LATCHED_QOS
         )
 
-    def start(self, turns: Turns[tuple[DetectorCamera, Frame]], labels: LabelInfo) -> None:
-        """Take images in, until the node is deactivated."""
-        node = self.node
+    def prepare(self, turns: Turns[tuple[DetectorCamera, Frame]]) -> None:
+        """Begin anew. Of all cameras this comes before the first image of any."""
         self.seen = 0
         self.wanted_ns = 0
         self.found_s = self.probed_s = time.monotonic()
         self.scores_seen: deque[float] = deque(maxlen=10)
-        self.stamps = StampWatch(node, self)
+        self.stamps = StampWatch(self.node, self)
         self.lane: Lane[tuple[DetectorCamera, Frame]] = turns.lane(
             waited=lambda ms: self.add_latency('queue', ms),
             on_error=self.log_error_once_a_second,
@@ -182,6 +181,10 @@ class DetectorCamera(Camera):
         self._recent: OrderedDict[int, Frame] = OrderedDict()
         self._asked_s = -math.inf
         self.input: ImageInput | None = None
+
+    def start(self, labels: LabelInfo) -> None:
+        """Take images in, until the node is deactivated."""
+        node = self.node
         self._label_publisher.publish(labels)
         if self.links:
             node.until_deactivate(self.links.frames.subscribe(self._on_shared_frame))
@@ -408,6 +411,8 @@ class DetectorNode(ManagedNode):
                 request, BusyError('the detector has too many requests')
             ),
         )
+        for camera in self.cameras:
+            camera.prepare(turns)
         self._worker.start()
         self.until_deactivate(self._stop)
         labels = label_info(
@@ -416,7 +421,7 @@ class DetectorNode(ManagedNode):
             make_header(self.now_ns(), ''),
         )
         for camera in self.cameras:
-            camera.start(turns, labels)
+            camera.start(labels)
 
     def _stop(self) -> None:
         self._is_hanging = not self._worker.stop()
