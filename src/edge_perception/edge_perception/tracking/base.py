@@ -48,21 +48,24 @@ class TrackTable:
             last detection, index of the last detection in its frame, number of detections,
             number of frames with detections since the last one that had this track, stamp of the
             first of these.
-        memory: (k, n) float64, whatever else a tracker remembers of each track.
+        memory: (k, n) float64, whatever else a tracker remembers of each track's motion.
+        look: (n, k) float32, what each looks like; k is 0 where a tracker does not know.
     """
 
     state: NDArray[np.float64]
     score: NDArray[np.float64]
     info: NDArray[np.int64]
     memory: NDArray[np.float64]
+    look: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, memory_rows: int = 0) -> TrackTable:
+    def empty(cls, memory_rows: int = 0, look_size: int = 0) -> TrackTable:
         return cls(
             np.empty((5, 4, 0)),
             np.empty(0),
             np.empty((8, 0), np.int64),
             np.empty((memory_rows, 0)),
+            np.empty((0, look_size), np.float32),
         )
 
     def __len__(self) -> int:
@@ -75,6 +78,7 @@ class TrackTable:
             self.score.take(kept),
             self.info.take(kept, 1),
             self.memory.take(kept, 1),
+            self.look.take(kept, 0),
         )
 
     @property
@@ -90,6 +94,7 @@ class TrackTable:
             np.concatenate((self.score, other.score)),
             np.concatenate((self.info, other.info), 1),
             np.concatenate((self.memory, other.memory), 1),
+            np.concatenate((self.look, other.look)),
         )
 
 
@@ -203,6 +208,7 @@ class Tracker(ABC, Generic[P]):
     """
 
     _memory_rows = 0
+    _look_size = 0
 
     def __init__(self, parameters: P) -> None:
         self._parameters = parameters
@@ -212,7 +218,7 @@ class Tracker(ABC, Generic[P]):
 
     def _clear(self) -> None:
         self._entries: list[_Entry] = []
-        self._base: TrackTable = TrackTable.empty(self._memory_rows)
+        self._base: TrackTable = TrackTable.empty(self._memory_rows, self._look_size)
         self._base_ns: int | None = None
         self._held: list[Observation] = []
         self._tracks = Tracks.empty()
@@ -421,6 +427,7 @@ class Tracker(ABC, Generic[P]):
             observation.score[born],
             info,
             self._initial_memory(observation, born),
+            self._initial_look(observation, born),
         )
 
     def _replay(self, index: int) -> None:
@@ -544,6 +551,9 @@ class Tracker(ABC, Generic[P]):
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         return np.empty((0, len(born)))
+
+    def _initial_look(self, observation: Observation, born: Indices) -> NDArray[np.float32]:
+        return np.empty((len(born), 0), np.float32)
 
 
 def marked(

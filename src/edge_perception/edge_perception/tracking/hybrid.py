@@ -5,10 +5,17 @@ that are widened by the uncertainty of the track, so that one rule holds for a d
 every frame and for one that sees two a second (widened boxes: Yang et al., C-BIoU, WACV 2023).
 
 Every track has two boxes. The filter is corrected by detections only and knows how the object
-moved on the long run. From there the carried box follows the picture (flow.py), and it is the one
-that is put out. At the next detection either may fit: behind a lamp post or another person the
-picture leads astray and the filter does not, where somebody turns round it is the other way. The
-better one counts, and the carried box begins anew at the filter.
+moved on the long run. From there the carried box follows the picture (flow.py) with a velocity of
+its own, which carries it on where the picture tells nothing, and it is the one that is put out. At
+the next detection either may fit: behind a lamp post or another person the picture leads astray
+and the filter does not, where somebody turns round it is the other way. The better one counts, and
+the carried box begins anew at the filter.
+
+What an object looks like (appearance.py) speaks for or against a pair, and brings back an id that
+was lost for longer than motion can be foretold.
+
+How fast things change is taken from the tracks: where objects run, or the video does, all noise
+grows as if time went faster.
 
 A detection that fits its track (IoU of 0.5 or more) corrects the filter; one that does not begins
 the track anew at the detection, under the same id, since then the track had lost its object.
@@ -21,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_perception.tracking import kalman
+from edge_perception.tracking import appearance, kalman
 from edge_perception.tracking.association import (
     Indices,
     assign,
@@ -45,6 +52,13 @@ from edge_perception.tracking.base import (
 from edge_perception.tracking.flow import PictureMotion, to_small_grey
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 
+# Rows of TrackTable.memory: offset of the carried box from the filter's, x and y in pixels; what
+# following the picture added to its variance since the last detection, square pixels; velocity of
+# the picture in it, x and y in pixels a second, and the variance of that.
+OFFSET, OFFSET_VAR, OWN_VELOCITY, OWN_VELOCITY_VAR = slice(0, 2), 2, slice(3, 5), 5
+
+# Logarithm of the heights' ratio beyond which somebody is not known again.
+_MAX_GROWTH = 0.35
 # A box that seems to move this much faster than its filter, in heights a second, follows
 # something else.
 _MAX_SURPRISE = 1.5
@@ -57,7 +71,8 @@ class HybridParameters(FilterParameters):
     """Parameters of the hybrid tracker.
 
     Attributes:
-        lost_s: how long a track is remembered after a frame of detections missed it first.
+        lost_s: how long a track may go on by its motion after detections missed it first.
+        recognise_s: how long it may be known again by its look.
         unseen_s: how long it is remembered while no frame is detected on at all.
         high_score: detections of the first stage.
         low_score: detections of the second stage; those under it are not used.
@@ -70,6 +85,17 @@ class HybridParameters(FilterParameters):
         max_widening: in object heights.
         height_weight: what a difference in height takes off the similarity, a factor e.
         reinitialise_iou: under this IoU with its detection, a track begins anew there.
+        look_size_px: longer side of the small image that looks are taken from; 0: no looks.
+        look_weight: of the look in the similarity of a pair.
+        look_unlike: unlikeness from which on two looks differ entirely.
+        look_neutral: part of it that speaks neither for nor against a pair.
+        look_rate: part of a new look in the track's.
+        recognise_unlike: unlikeness up to which a lost track is known again.
+        recognise_reach: distance up to which it is, in heights, at once.
+        recognise_speed: what the distance grows by, heights a second.
+        usual_speed: of three quarters of the objects, heights a second: people who walk. Faster
+            ones raise the pace, and with it all noise.
+        max_pace: limit of that.
         coast_s: how long a track is still put out after a frame of detections missed it.
         coast_hidden_s: the same for one that another track's box overlaps.
         flow_size_px: longer side of the small image that boxes follow.
@@ -79,6 +105,7 @@ class HybridParameters(FilterParameters):
     velocity_noise_std: float = 0.3
     position_noise_std: float = 0.15
     lost_s: float = 1.0
+    recognise_s: float = 2.0
     unseen_s: float = 2.0
     high_score: float = 0.5
     low_score: float = 0.25
@@ -90,6 +117,16 @@ class HybridParameters(FilterParameters):
     max_widening: float = 0.6
     height_weight: float = 0.3
     reinitialise_iou: float = 0.5
+    look_size_px: int = 256
+    look_weight: float = 0.8
+    look_unlike: float = 0.2
+    look_neutral: float = 0.5
+    look_rate: float = 0.3
+    recognise_unlike: float = 0.05
+    recognise_reach: float = 0.5
+    recognise_speed: float = 1.0
+    usual_speed: float = 0.7
+    max_pace: float = 3.0
     coast_s: float = 0.0
     coast_hidden_s: float = 0.0
     flow_size_px: int = 448
@@ -99,15 +136,17 @@ class HybridParameters(FilterParameters):
 class HybridTracker(KalmanTracker[HybridParameters]):
     """Association by widened boxes; one box that follows the picture, one that does not."""
 
-    # Offset of the carried box from the filter's, x and y in pixels; what following the picture
-    # added to its variance since the last detection, square pixels.
-    _memory_rows = 3
+    _memory_rows = 6
+    _look_size = appearance.LOOK_SIZE
 
     def _clear(self) -> None:
         super()._clear()
         self._picture: tuple[int, NDArray[np.uint8]] | None = None
         self._motion: PictureMotion | None = None
         self._failed_part = 0.0
+        # By stamp: the small image, until its looks were taken, and these.
+        self._colours: dict[int, tuple[NDArray[np.uint8], float]] = {}
+        self._looks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     @property
     def quality(self) -> TrackingQuality:
@@ -121,7 +160,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
     def _position_var(self, table: TrackTable) -> NDArray[np.float64]:
         measured_var = (self._parameters.measurement_std * table.state[kalman.POSITION, 3]) ** 2
-        variance: NDArray[np.float64] = measured_var + table.memory[2]
+        variance: NDArray[np.float64] = measured_var + table.memory[OFFSET_VAR]
         return variance
 
     def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> PictureMotion | None:
@@ -136,6 +175,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         self._picture = None
         if image is None:
             return None
+        self._keep_colours(stamp_ns, image)
         grey, scale = to_small_grey(image, self._parameters.flow_size_px)
         self._picture = (stamp_ns, grey)
         if before is None or before[1].shape != grey.shape:
@@ -145,6 +185,28 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             return None
         return PictureMotion(before[1], grey, scale=scale, interval_s=interval_s)
 
+    def _keep_colours(self, stamp_ns: int, image: NDArray[np.uint8]) -> None:
+        """Keep what is needed to take looks, for as long as detections may come."""
+        if self._parameters.look_size_px:
+            size_px = self._parameters.look_size_px
+            self._colours[stamp_ns] = appearance.to_small_colour(image, size_px)
+        oldest_ns = stamp_ns - self._history_ns
+        for kept in (self._colours, self._looks):
+            # In the order of time, but for a late detection here and there.
+            while kept and (first_ns := next(iter(kept))) < oldest_ns:
+                del kept[first_ns]
+
+    def _looks_of(
+        self, observation: Observation
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Looks of the detections and how much of each is seen; None without a picture."""
+        looks = self._looks.get(observation.stamp_ns)
+        if looks is None and len(observation) and observation.stamp_ns in self._colours:
+            picture, scale = self._colours.pop(observation.stamp_ns)
+            looks = appearance.looks_of(picture, scale, observation.boxes_xyxy)
+            self._looks[observation.stamp_ns] = looks
+        return looks
+
     def _drop_stale(self, table: TrackTable, stamp_ns: int) -> TrackTable:
         parameters, info = self._parameters, table.info
         # No track was missed before it was last seen.
@@ -153,44 +215,76 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             return table
         missed = info[MISSES] > 0
         since_ns = stamp_ns - np.where(missed, info[FIRST_MISS_NS], info[LAST_NS])
-        limit_s = np.where(missed, parameters.lost_s, parameters.unseen_s)
+        recognise_s = max(parameters.lost_s, parameters.recognise_s)
+        missed_s = np.where(table.look.any(1), recognise_s, parameters.lost_s)
+        limit_s = np.where(missed, missed_s, parameters.unseen_s)
         fresh = since_ns <= limit_s * 1e9
         return table if fresh.all() else table[fresh]
 
+    def _pace(self, table: TrackTable) -> float:
+        """How much faster things change than where people walk: 1 or more."""
+        established = table.info[HITS] > 2
+        count = np.count_nonzero(established)
+        if not count:
+            return 1.0
+        velocity_x, velocity_y = table.state[kalman.VELOCITY, :2].compress(established, 1)
+        height = table.state[kalman.POSITION, 3].compress(established)
+        speed_sq = (velocity_x * velocity_x + velocity_y * velocity_y) / (height * height)
+        speed_sq.sort()
+        speed = float(speed_sq[(3 * count) // 4]) ** 0.5
+        return min(max(speed / self._parameters.usual_speed, 1.0), self._parameters.max_pace)
+
     def _predict(self, table: TrackTable, dt_s: float, motion: PictureMotion | None) -> TrackTable:
-        predicted = super()._predict(table, dt_s, motion)
-        filter_var = predicted.state[kalman.POSITION_VAR, 0]
-        growth = np.maximum(filter_var - table.state[kalman.POSITION_VAR, 0], 0.0)
+        parameters = self._parameters
+        pace = self._pace(table)
+        # The same motion in 1 / pace of the time has so much more noise a second.
+        velocity_noise_std = parameters.velocity_noise_std * pace**1.5
+        state = table.state
+        predicted = kalman.predict(
+            state,
+            dt_s,
+            position_std=parameters.position_noise_std * pace**0.5,
+            velocity_std=velocity_noise_std,
+        )
+        growth = predicted[kalman.POSITION_VAR, 0] - state[kalman.POSITION_VAR, 0]
+        np.maximum(growth, 0.0, out=growth)
+        carried = table.memory.copy()
         if motion is None:
-            carried = table.memory.copy()
-            carried[2] += growth
-            return TrackTable(predicted.state, predicted.score, predicted.info, carried)
-        state, parameters = table.state, self._parameters
-        height, velocity_var = state[kalman.POSITION, 3], state[kalman.VELOCITY_VAR, 0]
-        velocity = state[kalman.VELOCITY, :2]
-        seen = motion.of_boxes(self._boxes(table), velocity, velocity_var)
-        surprise = seen.velocity - velocity
+            carried[OFFSET_VAR] += growth
+            return TrackTable(predicted, table.score, table.info, carried, table.look)
+        height, velocity = state[kalman.POSITION, 3], state[kalman.VELOCITY, :2]
+        velocity_var = state[kalman.VELOCITY_VAR, 0]
+        # The filter's velocity and the one seen in the picture, weighted by their variance.
+        own = carried[OWN_VELOCITY]
+        own_var = carried[OWN_VELOCITY_VAR] + (height * velocity_noise_std) ** 2 * dt_s
+        share = velocity_var / (velocity_var + own_var)
+        known, known_var = velocity + share * (own - velocity), share * own_var
+
+        seen = motion.of_boxes(self._boxes(table), known, known_var)
+        surprise = seen.velocity - known
         # Gait and sway: a step of the torso is not a step of the box.
-        seen_var = seen.velocity_var + (parameters.flow_std * height) ** 2 / motion.interval_s
-        seen_var /= np.maximum(seen.support, 0.05) ** 2
+        sway_var = (parameters.flow_std * height) ** 2 * (pace / motion.interval_s)
+        seen_var = (seen.velocity_var + sway_var) / np.maximum(seen.support, 0.05) ** 2
         surprise_sq = (surprise**2).sum(0)
-        expected = (seen.support > 0.0) & (surprise_sq < 9.0 * (velocity_var + seen_var))
+        expected = (seen.support > 0.0) & (surprise_sq < 9.0 * (known_var + seen_var))
         followed = (expected | (seen.support > 0.4)) & (
-            surprise_sq < (_MAX_SURPRISE * height) ** 2
+            surprise_sq < (_MAX_SURPRISE * pace * height) ** 2
         )
         count = int(np.count_nonzero(followed))
         self.statistics.flow_followed += count
         self.statistics.flow_failed += len(table) - count
         self._failed_part = 1.0 - count / len(table)
         centre = state[kalman.POSITION, :2]
-        predicted.state[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
-        carried = table.memory.copy()
-        carried[:2] += np.where(followed, surprise * dt_s, 0.0)
-        carried[2] += np.where(followed, seen_var * (dt_s * motion.interval_s), growth)
-        return TrackTable(predicted.state, predicted.score, predicted.info, carried)
+        predicted[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
+        carried[OFFSET] += (known - velocity + np.where(followed, surprise, 0.0)) * dt_s
+        carried[OFFSET_VAR] += np.where(followed, seen_var * (dt_s * motion.interval_s), growth)
+        gain = np.where(followed, own_var / (own_var + seen_var), 0.0)
+        carried[OWN_VELOCITY] += gain * (seen.velocity - own)
+        carried[OWN_VELOCITY_VAR] = (1.0 - gain) * own_var
+        return TrackTable(predicted, table.score, table.info, carried, table.look)
 
     def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
-        corners = table.boxes_xyxy.T.reshape(2, 2, -1) + table.memory[:2]
+        corners = table.boxes_xyxy.T.reshape(2, 2, -1) + table.memory[OFFSET]
         return corners.reshape(4, -1).T
 
     def _associate(
@@ -202,6 +296,13 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         used_count = np.count_nonzero(score >= parameters.low_score)
         boxes = table.boxes_xyxy
         similarity = self._widened_similarity(table, boxes, observation)
+        looks = self._looks_of(observation)
+        if looks is not None:
+            similarity -= self._look_against(table, looks[0])
+        # By motion a track is not found again after this; by its look it may be.
+        lost_ns = observation.stamp_ns - int(parameters.lost_s * 1e9)
+        lost = (table.info[MISSES] > 0) & (table.info[FIRST_MISS_NS] < lost_ns)
+        similarity[lost] = IMPOSSIBLE
         fused = similarity[:, :high_count] * score[:high_count]
         tracks, detections = assign(fused, parameters.min_fused)
         left = unmatched(np.arange(high_count), detections)
@@ -216,18 +317,66 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             tracks = np.concatenate((tracks, waiting[rows]))
             detections = np.concatenate((detections, high_count + columns))
 
+        if len(left):
+            left = left[score[left] >= self._new_track_score(table)]
+        if looks is not None and len(left) and len(tracks) < len(table):
+            rows, columns = self._recognised(table, tracks, observation, left, looks[0])
+            tracks = np.concatenate((tracks, rows))
+            detections = np.concatenate((detections, left[columns]))
+            left = unmatched(left, columns)
+
         overlap = paired_iou(boxes, tracks, observation.boxes_xyxy, detections)
         anew = overlap < parameters.reinitialise_iou
         table = self._corrected(table, tracks, observation, detections)
         if np.count_nonzero(anew):
             self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
-        table.memory[:, tracks] = 0.0
-        if len(left):
-            left = left[score[left] >= self._new_track_score(table)]
+        table.memory[: OFFSET_VAR + 1, tracks] = 0.0
+        if looks is not None and len(tracks):
+            rate = parameters.look_rate * looks[1][detections]
+            table.look[tracks] = appearance.mixed(table.look[tracks], looks[0][detections], rate)
         if len(tracks) == len(table):
             return table, left
         keep = (table.info[HITS] > 1) | (table.info[MISSES] == 0)
         return (table if keep.all() else table[keep]), left
+
+    def _look_against(
+        self, table: TrackTable, looks: NDArray[np.float32]
+    ) -> NDArray[np.float32] | float:
+        """What the look takes off the similarity of each pair, (n, m): under 0 where it fits."""
+        parameters = self._parameters
+        unlike, known = appearance.unlikeness(table.look, looks)
+        np.minimum(unlike / parameters.look_unlike, 1.0, out=unlike)
+        unlike -= parameters.look_neutral
+        against: NDArray[np.float32] = unlike * (parameters.look_weight * known)
+        return against
+
+    def _recognised(
+        self,
+        table: TrackTable,
+        tracks: Indices,
+        observation: Observation,
+        left: Indices,
+        looks: NDArray[np.float32],
+    ) -> tuple[Indices, Indices]:
+        """Tracks that are known again by their look, and positions in `left` of the detections."""
+        parameters = self._parameters
+        free = unmatched(np.arange(len(table)), tracks)
+        unlike, known = appearance.unlikeness(table.look[free], looks[left])
+        left_right, top_bottom = self._boxes(table)[free].T.reshape(2, 2, -1).swapaxes(0, 1)
+        found = observation.measurement[:, left]
+        height = table.state[kalman.POSITION, 3, free][:, None]
+        distance = np.hypot(
+            left_right.mean(0)[:, None] - found[0], top_bottom.mean(0)[:, None] - found[1]
+        )
+        since_s = (observation.stamp_ns - table.info[LAST_NS, free]) * 1e-9
+        reach = parameters.recognise_reach + parameters.recognise_speed * since_s
+        possible = known & (distance < reach[:, None] * height)
+        possible &= np.abs(np.log(found[3] / height)) < _MAX_GROWTH
+        if parameters.class_aware:
+            possible &= table.info[CLASS_ID, free][:, None] == observation.class_id[left]
+        worth = np.where(possible, 1.0 - unlike / parameters.recognise_unlike, IMPOSSIBLE)
+        rows, columns = assign(worth, 0.0)
+        return free[rows], columns
 
     def _new_track_score(self, table: TrackTable) -> float:
         parameters = self._parameters
@@ -249,7 +398,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         )
         found = observation.boxes_xyxy
         candidates = near(boxes, found, widening)
-        carried_apart = np.count_nonzero(table.memory[:2]) > 0
+        carried_apart = np.count_nonzero(table.memory[OFFSET]) > 0
         if carried_apart:
             carried = self._boxes(table)
             candidates |= near(carried, found, widening)
@@ -273,7 +422,9 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         """As the base does, in arrays of its own that may be written to."""
         corrected = super()._corrected(table, tracks, observation, detections)
         state = corrected.state if len(tracks) else corrected.state.copy()
-        return TrackTable(state, corrected.score, corrected.info, table.memory.copy())
+        return TrackTable(
+            state, corrected.score, corrected.info, table.memory.copy(), table.look.copy()
+        )
 
     def _reinitialise(
         self, table: TrackTable, tracks: Indices, measurement: NDArray[np.float64]
@@ -299,4 +450,13 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         return shown
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
-        return np.zeros((self._memory_rows, len(born)))
+        memory = np.zeros((self._memory_rows, len(born)))
+        height = observation.measurement[3, born]
+        memory[OWN_VELOCITY_VAR] = (self._parameters.initial_velocity_std * height) ** 2
+        return memory
+
+    def _initial_look(self, observation: Observation, born: Indices) -> NDArray[np.float32]:
+        looks = self._looks_of(observation)
+        if looks is None:
+            return np.zeros((len(born), self._look_size), np.float32)
+        return looks[0][born]

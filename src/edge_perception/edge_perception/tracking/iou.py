@@ -64,7 +64,7 @@ class SimpleIOUTracker(Tracker[IouParameters]):
             state = state.copy()
             state[kalman.POSITION][:, tracks] = observation.measurement[:, detections]
         born = unmatched(usable, chosen)
-        return TrackTable(state, score, info, table.memory), born
+        return TrackTable(state, score, info, table.memory, table.look), born
 
     def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         return table.info[MISSES] == 0

@@ -59,7 +59,7 @@ class KalmanTracker(Tracker[FP]):
             position_std=parameters.position_noise_std,
             velocity_std=parameters.velocity_noise_std,
         )
-        return TrackTable(state, table.score, table.info, table.memory)
+        return TrackTable(state, table.score, table.info, table.memory, table.look)
 
     def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:
         return kalman.initiate(
@@ -83,4 +83,4 @@ class KalmanTracker(Tracker[FP]):
             state[:, :, tracks] = kalman.update(
                 state.take(tracks, 2), measurement, self._measurement_var(measurement)
             )
-        return TrackTable(state, score, info, table.memory)
+        return TrackTable(state, score, info, table.memory, table.look)

@@ -116,7 +116,7 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
                 current = kalman.update(current, virtual, self._measurement_var(virtual))
         state = table.state.copy()
         state[:, :, tracks] = current
-        return TrackTable(state, table.score, table.info, table.memory)
+        return TrackTable(state, table.score, table.info, table.memory, table.look)
 
     def _remembered(
         self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
@@ -137,7 +137,7 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         memory[_STATE.start : _STATE.stop, tracks] = table.state[:, :, tracks].reshape(
             20, len(tracks)
         )
-        return TrackTable(table.state, table.score, table.info, memory)
+        return TrackTable(table.state, table.score, table.info, memory, table.look)
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))
