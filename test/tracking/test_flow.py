@@ -79,6 +79,11 @@ def test_a_box_behind_another_is_left_to_the_filter():
     assert seen.support[1] > 0.0
 
 
+def test_what_vanishes_is_not_followed():
+    seen = motion(scene(), scene(post=True)).of_boxes(box(), AT_REST, UNKNOWN)
+    assert seen.support[0] == 0.0
+
+
 def test_answers_do_not_depend_on_earlier_questions():
     first = motion(scene(), scene(figure_xy=(104, 61)))
     second = motion(scene(), scene(figure_xy=(104, 61)))

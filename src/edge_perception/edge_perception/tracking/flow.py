@@ -21,6 +21,8 @@ LATTICE_PX = 3
 
 _WINDOW = (9, 9)
 _PYRAMID_LEVELS = 3
+# On the way back, which begins where the point should come out.
+_PYRAMID_LEVELS_BACK = 1
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
 # Forward-backward error in pixels of the small image above which a point was lost.
 _MAX_ERROR_PX = 0.5
@@ -151,13 +153,30 @@ class PictureMotion:
             return
         row, column = np.divmod(missing, self._lattice_hw[1])
         start = np.stack((column, row), 1).astype(np.float32) * LATTICE_PX
-        end, found, _ = _track(self._previous, self._current, start)
+        end, found, _ = cv2.calcOpticalFlowPyrLK(
+            self._previous,
+            self._current,
+            start,
+            None,
+            winSize=_WINDOW,
+            maxLevel=_PYRAMID_LEVELS,
+            criteria=_CRITERIA,
+        )
         self._known |= asked
         kept = found.ravel().nonzero()[0]
         if not len(kept):
             return
         missing, start, end = missing[kept], start[kept], end[kept]
-        back, found_back, _ = _track(self._current, self._previous, end)
+        back, found_back, _ = cv2.calcOpticalFlowPyrLK(
+            self._current,
+            self._previous,
+            end,
+            start.copy(),
+            winSize=_WINDOW,
+            maxLevel=_PYRAMID_LEVELS_BACK,
+            criteria=_CRITERIA,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
         error = np.abs(back - start).max(1)
         self._shift[missing] = end - start
         self._valid[missing] = found_back.ravel().astype(bool) & (error < _MAX_ERROR_PX)
@@ -307,21 +326,6 @@ class PictureMotion:
             shift_var / to_shift**2,
             np.where(found, count / POINTS_PER_BOX, 0.0),
         )
-
-
-def _track(
-    before: NDArray[np.uint8], after: NDArray[np.uint8], points: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
-    """Where (k, 2) points go, (k, 1) whether they were found, and OpenCV's error."""
-    return cv2.calcOpticalFlowPyrLK(
-        before,
-        after,
-        points,
-        None,
-        winSize=_WINDOW,
-        maxLevel=_PYRAMID_LEVELS,
-        criteria=_CRITERIA,
-    )
 
 
 @lru_cache(maxsize=4)
