@@ -160,5 +160,24 @@ class Backend(ABC):
         if not self.model_path.stat().st_size:
             raise ModelFileError(f'model file is empty: {self.model_path}')
 
+    def _require_engine(self) -> None:
+        """Raise BackendError unless this backend can be used on this machine."""
+        reason = self.unavailable_reason()
+        if reason:
+            raise BackendError(f'backend {self.name} cannot be used: {reason}')
+
+    def _requested_kind(self) -> tuple[str, int]:
+        """What `device` asks for: `auto`, `cpu` or `cuda`, and the index of the GPU.
+
+        Raises:
+            BackendError: it is none of these.
+        """
+        kind, colon, index = self.requested_device.partition(':')
+        if kind not in ('auto', 'cpu', 'cuda') or (colon and not index.isdecimal()):
+            raise BackendError(
+                f'unknown device {self.requested_device!r}: use auto, cpu, cuda or cuda:INDEX'
+            )
+        return kind, int(index or 0)
+
     def _not_active(self) -> BackendError:
         return BackendError(f'backend {self.name} is not active: call activate() first')

@@ -71,8 +71,7 @@ class OnnxBackend(Backend):
             raise self._not_active()
         if self._session.get_providers()[0] == 'CPUExecutionProvider':
             return 'cpu'
-        index = self.requested_device.partition(':')[2]
-        return f'cuda:{index or 0}'
+        return f'cuda:{self._requested_kind()[1]}'
 
     @property
     def providers(self) -> list[str]:
@@ -112,9 +111,7 @@ class OnnxBackend(Backend):
         if self._session is not None:
             return
         self._require_file()
-        reason = self.unavailable_reason()
-        if reason:
-            raise BackendError(f'backend onnx cannot be used: {reason}')
+        self._require_engine()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -180,13 +177,9 @@ class OnnxBackend(Backend):
                     f'ONNX Runtime here lacks {", ".join(missing)}: it has {", ".join(available)}'
                 )
             return list(self.requested_providers)
-        kind, _, index = self.requested_device.partition(':')
-        if kind not in ('auto', 'cpu', 'cuda') or (index and not index.isdecimal()):
-            raise BackendError(
-                f'unknown device {self.requested_device!r}: use auto, cpu, cuda or cuda:INDEX'
-            )
+        kind, index = self._requested_kind()
         if kind != 'cpu' and 'CUDAExecutionProvider' in available:
-            cuda = ('CUDAExecutionProvider', {'device_id': int(index or 0)})
+            cuda = ('CUDAExecutionProvider', {'device_id': index})
             return [cuda, 'CPUExecutionProvider']
         if kind == 'cuda':
             raise BackendError(

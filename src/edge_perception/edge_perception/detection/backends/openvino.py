@@ -109,9 +109,7 @@ class OpenVinoBackend(Backend):
         if self._request is not None:
             return
         self._require_file()
-        reason = self.unavailable_reason()
-        if reason:
-            raise BackendError(f'backend openvino cannot be used: {reason}')
+        self._require_engine()
         if self.requested_device not in ('auto', 'cpu'):
             raise BackendError(
                 f'device {self.requested_device!r}: backend openvino runs on the CPU only'

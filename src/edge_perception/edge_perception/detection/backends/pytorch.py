@@ -84,9 +84,7 @@ class PyTorchBackend(Backend):
         is_bare_name = self.model_path.name == str(self.model_path)
         if not is_bare_name or self.model_path.is_file():
             self._require_file()
-        reason = self.unavailable_reason()
-        if reason:
-            raise BackendError(f'backend pytorch cannot be used: {reason}')
+        self._require_engine()
         # Loading a model must never install packages into the running environment.
         os.environ.setdefault('YOLO_AUTOINSTALL', 'false')
         import torch
@@ -150,14 +148,10 @@ class PyTorchBackend(Backend):
             self._torch.cuda.empty_cache()
 
     def _choose_device(self, torch: Any) -> str:
-        kind, _, index = self.requested_device.partition(':')
-        if kind not in ('auto', 'cpu', 'cuda') or (index and not index.isdecimal()):
-            raise BackendError(
-                f'unknown device {self.requested_device!r}: use auto, cpu, cuda or cuda:INDEX'
-            )
+        kind, index = self._requested_kind()
         usable = torch.cuda.is_available()
         if kind == 'cuda' and not usable:
             raise BackendError('device cuda: PyTorch sees no usable GPU here')
         if kind == 'cpu' or not usable:
             return 'cpu'
-        return f'cuda:{index or 0}'
+        return f'cuda:{index}'

@@ -321,9 +321,7 @@ class TensorRtBackend(Backend):
         if self._context is not None:
             return
         self._require_file()
-        reason = self.unavailable_reason()
-        if reason:
-            raise BackendError(f'backend tensorrt cannot be used: {reason}')
+        self._require_engine()
         index = self._index()
         trt = import_tensorrt()
         check_sidecar(self.model_path, tensorrt=tensorrt_label(trt))
@@ -429,14 +427,10 @@ class TensorRtBackend(Backend):
         )
 
     def _index(self) -> int:
-        kind, _, index = self.requested_device.partition(':')
+        kind, index = self._requested_kind()
         if kind == 'cpu':
             raise BackendError('device cpu: backend tensorrt runs on a GPU only')
-        if kind not in ('auto', 'cuda') or (index and not index.isdecimal()):
-            raise BackendError(
-                f'unknown device {self.requested_device!r}: use auto, cpu, cuda or cuda:INDEX'
-            )
-        return int(index or 0)
+        return index
 
     @contextmanager
     def _current(self, gpu: Gpu) -> Iterator[Gpu]:
