@@ -47,6 +47,7 @@ CASES = (
     'compressed/reliable/images',
     'compressed/best_effort/network',
     'compressed/reliable/network',
+    'raw/reliable/network',
 )
 START_S = 60.0
 SETTLE_S = 3.0
