@@ -26,8 +26,8 @@ TRACK_ID, CLASS_ID, FIRST_NS, LAST_NS, LAST_INDEX, HITS, MISSES, FIRST_MISS_NS =
 # Similarity of a pair that must not be: under every threshold, times a score too.
 IMPOSSIBLE = -1e9
 
-_SOURCE_OF_SEEN = np.uint8(TrackSource.DETECTED)
-_SOURCE_OF_MISSED = np.uint8(TrackSource.PREDICTED)
+# By whether the newest detections missed the track.
+_SOURCES = np.array([TrackSource.DETECTED, TrackSource.PREDICTED], np.uint8)
 
 # Boxes beyond this are cut: squares and products of float32's largest numbers would overflow.
 _COORDINATE_LIMIT = 1e7
@@ -367,7 +367,8 @@ class Tracker(ABC, Generic[P]):
     def _to_observation(self, stamp_ns: int, detections: Detections) -> Observation:
         score = detections.score.astype(np.float64)
         corners = detections.xyxy.T.astype(np.float64, order='C')
-        corners.clip(-_COORDINATE_LIMIT, _COORDINATE_LIMIT, out=corners)
+        np.maximum(corners, -_COORDINATE_LIMIT, out=corners)
+        np.minimum(corners, _COORDINATE_LIMIT, out=corners)
         # The result must not depend on the order of detections: best first, ties by position.
         order = np.lexsort((detections.class_id, *corners, -score))
         size = corners[2:] - corners[:2]
@@ -498,7 +499,7 @@ class Tracker(ABC, Generic[P]):
             track_id=info[TRACK_ID].copy(),
             age_s=age_s,
             time_since_detection_s=time_since_detection_s,
-            source=np.where(info[MISSES] > 0, _SOURCE_OF_MISSED, _SOURCE_OF_SEEN),
+            source=_SOURCES[(info[MISSES] > 0).astype(np.intp)],
         )
 
     def _similarity(self, table: TrackTable, observation: Observation) -> NDArray[np.float64]:

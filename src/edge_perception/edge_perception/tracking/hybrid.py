@@ -227,9 +227,9 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         count = np.count_nonzero(established)
         if not count:
             return 1.0
-        velocity_x, velocity_y = table.state[kalman.VELOCITY, :2].compress(established, 1)
-        height = table.state[kalman.POSITION, 3].compress(established)
-        speed_sq = (velocity_x * velocity_x + velocity_y * velocity_y) / (height * height)
+        velocity, height = table.state[kalman.VELOCITY, :2], table.state[kalman.POSITION, 3]
+        x_sq, y_sq = velocity * velocity
+        speed_sq = ((x_sq + y_sq) / (height * height))[established]
         speed_sq.sort()
         speed = float(speed_sq[(3 * count) // 4]) ** 0.5
         return min(max(speed / self._parameters.usual_speed, 1.0), self._parameters.max_pace)
@@ -302,7 +302,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         # By motion a track is not found again after this; by its look it may be.
         lost_ns = observation.stamp_ns - int(parameters.lost_s * 1e9)
         lost = (table.info[MISSES] > 0) & (table.info[FIRST_MISS_NS] < lost_ns)
-        similarity[lost] = IMPOSSIBLE
+        if np.count_nonzero(lost):
+            similarity[lost] = IMPOSSIBLE
         fused = similarity[:, :high_count] * score[:high_count]
         tracks, detections = assign(fused, parameters.min_fused)
         left = unmatched(np.arange(high_count), detections)
@@ -412,7 +413,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             np.maximum(worth, paired_iou(carried, rows, found, columns, widening), out=worth)
         growth = np.abs(np.log(observation.measurement[3][columns] / height[rows]))
         worth -= parameters.height_weight * growth
-        similarity = np.full(candidates.shape, IMPOSSIBLE)
+        similarity = np.empty(candidates.shape)
+        similarity.fill(IMPOSSIBLE)
         similarity[rows, columns] = worth
         return similarity
 
