@@ -186,7 +186,7 @@ def test_request_is_refused_at_once_when_the_live_images_leave_no_time(
 ):
     running = pipeline(detect_every_n=1)
     running.play(rate_hz=200.0)
-    graph.until(lambda: running.detector._pace.is_full, 'a detector that is fully used')
+    graph.until(lambda: running.detector.pace.is_full, 'a detector that is fully used')
     started_s = time.monotonic()
     response = asking(post, running.url, jpeg)
     assert time.monotonic() - started_s < 2.0
