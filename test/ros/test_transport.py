@@ -129,6 +129,35 @@ def test_unknown_switch_is_refused() -> None:
         transport.transport_environment({'EDGE_PERCEPTION_TRANSPORT': 'fast'})
 
 
+def test_other_users_of_shared_memory_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('fastdds_port7400', 'fastrtps_port7411', 'sem.other'):
+        (tmp_path / name).touch()
+    assert transport.other_users_of_shared_memory(tmp_path) == []
+    me = os.geteuid()
+    monkeypatch.setattr(os, 'geteuid', lambda: me + 1)
+    assert transport.other_users_of_shared_memory(tmp_path) == [me]
+    assert transport.other_users_of_shared_memory(tmp_path / 'absent') == []
+
+
+@only_fast_dds
+def test_the_shared_memory_of_a_program_is_seen_by_another_user() -> None:
+    """The names of the files are those that Fast DDS gives them."""
+    code = """
+        import os, rclpy
+        from edge_perception.ros.transport import other_users_of_shared_memory
+        rclpy.init()
+        node = rclpy.create_node('seen')
+        me = os.geteuid()
+        os.geteuid = lambda: me + 1
+        print(me in other_users_of_shared_memory())
+        node.destroy_node()
+        rclpy.shutdown()
+    """
+    assert run_python(code) == 'True'
+
+
 LARGEST_SEGMENT = """
     import os, rclpy
     from edge_perception.ros.transport import apply_transport_defaults

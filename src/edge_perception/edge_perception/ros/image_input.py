@@ -17,6 +17,7 @@ from edge_perception.ros.lifecycle import RECENT_S, Camera, ManagedNode, Report
 from edge_perception.ros.messages import MessageError, stamp_ns
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import image_qos
+from edge_perception.ros.transport import other_users_of_shared_memory
 from edge_perception.types import EdgePerceptionError, Frame
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
@@ -118,9 +119,12 @@ class ImageInput:
             elif self.received:
                 report.warn(
                     f'no image on {self.topic} for {silent_s:.0f} s, though it has a publisher'
+                    f'{_other_users()}'
                 )
             else:
-                report.warn(f'no image on {self.topic} yet, though it has a publisher')
+                report.warn(
+                    f'no image on {self.topic} yet, though it has a publisher{_other_users()}'
+                )
         elif self._age_ms < -FUTURE_MS:
             report.warn(
                 f'stamps on {self.topic} lie {-self._age_ms / 1e3:.1f} s in the future: the '
@@ -171,6 +175,15 @@ class ImageInput:
         except EdgePerceptionError as error:
             self.failed += 1
             self._on_error(error)
+
+
+def _other_users() -> str:
+    """A reason why a publisher on this machine may not be heard."""
+    others = other_users_of_shared_memory()
+    if not others:
+        return ''
+    users = ', '.join(map(str, others))
+    return f' (programs of user id {users} are here too: nothing passes between users)'
 
 
 class StampWatch:

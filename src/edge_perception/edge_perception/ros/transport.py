@@ -14,15 +14,18 @@ Every executable calls `apply_transport_defaults` before `rclpy.init`, launch fi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 from edge_perception.ros.paths import share_folder
 from edge_perception.ros.release import has_fast_dds_3
 from edge_perception.types import EdgePerceptionError
 
+SHARED_MEMORY = Path('/dev/shm')
 SWITCH_VARIABLE = 'EDGE_PERCEPTION_TRANSPORT'
 # Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -85,6 +88,19 @@ def transport_environment(environment: Mapping[str, str] | None = None) -> dict[
     if not _MALLOC_VARIABLES.keys() & environment.keys():
         variables.update(_MALLOC_VARIABLES)
     return variables
+
+
+def other_users_of_shared_memory(folder: Path = SHARED_MEMORY) -> list[int]:
+    """User ids of other users whose Fast DDS programs have used this machine's shared memory.
+
+    Fast DDS creates its files there for their owner only to write to. Programs of two users find
+    each other, take shared memory for the way, and no message arrives.
+    """
+    found = set()
+    for path in folder.glob('fast*_port*'):
+        with contextlib.suppress(OSError):  # it has just ended
+            found.add(path.stat().st_uid)
+    return sorted(found - {os.geteuid()})
 
 
 def _profiles(environment: Mapping[str, str]) -> tuple[str, ...]:
