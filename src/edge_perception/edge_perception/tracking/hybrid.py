@@ -17,7 +17,7 @@ was lost for longer than motion can be foretold.
 How fast things change is taken from the tracks: where objects run, or the video does, all noise
 grows as if time went faster.
 
-A detection that fits its track (IoU of 0.5 or more) corrects the filter; one that does not begins
+A detection that fits its track (IoU of 0.3 or more) corrects the filter; one that does not begins
 the track anew at the detection, under the same id, since then the track had lost its object.
 """
 
@@ -72,6 +72,8 @@ class HybridParameters(FilterParameters):
 
     Attributes:
         lost_s: how long a track may go on by its motion after detections missed it first.
+        lost_known_s: the same for one whose look is known.
+        patience: frames of detections that may miss it before that, however seldom they come.
         recognise_s: how long it may be known again by its look.
         unseen_s: how long it is remembered while no frame is detected on at all.
         high_score: detections of the first stage.
@@ -104,7 +106,9 @@ class HybridParameters(FilterParameters):
 
     velocity_noise_std: float = 0.3
     position_noise_std: float = 0.15
-    lost_s: float = 1.0
+    lost_s: float = 0.7
+    lost_known_s: float = 1.0
+    patience: int = 2
     recognise_s: float = 2.0
     unseen_s: float = 2.0
     high_score: float = 0.5
@@ -116,7 +120,7 @@ class HybridParameters(FilterParameters):
     widening: float = 1.5
     max_widening: float = 0.6
     height_weight: float = 0.3
-    reinitialise_iou: float = 0.5
+    reinitialise_iou: float = 0.3
     look_size_px: int = 256
     look_weight: float = 0.8
     look_unlike: float = 0.2
@@ -213,13 +217,21 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         oldest_s = (stamp_ns - int(info[LAST_NS].min())) * 1e-9
         if oldest_s < min(parameters.lost_s, parameters.unseen_s):
             return table
-        missed = info[MISSES] > 0
-        since_ns = stamp_ns - np.where(missed, info[FIRST_MISS_NS], info[LAST_NS])
-        recognise_s = max(parameters.lost_s, parameters.recognise_s)
-        missed_s = np.where(table.look.any(1), recognise_s, parameters.lost_s)
-        limit_s = np.where(missed, missed_s, parameters.unseen_s)
-        fresh = since_ns <= limit_s * 1e9
-        return table if fresh.all() else table[fresh]
+        since_ns = stamp_ns - np.where(info[MISSES] > 0, info[FIRST_MISS_NS], info[LAST_NS])
+        unseen = (info[MISSES] == 0) & (since_ns > parameters.unseen_s * 1e9)
+        forgotten = ~table.look.any(1) | (since_ns > parameters.recognise_s * 1e9)
+        stale = unseen | (self._lost(table, stamp_ns) & forgotten)
+        return table[~stale] if np.count_nonzero(stale) else table
+
+    def _lost(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
+        """Which tracks motion can't find again: (n,)."""
+        parameters, info = self._parameters, table.info
+        lost: NDArray[np.bool_] = info[MISSES] > parameters.patience
+        if np.count_nonzero(lost):
+            known = table.look[lost].any(1)
+            limit_s = np.where(known, parameters.lost_known_s, parameters.lost_s)
+            lost[lost] = stamp_ns - info[FIRST_MISS_NS][lost] > limit_s * 1e9
+        return lost
 
     def _pace(self, table: TrackTable) -> float:
         """How much faster things change than where people walk: 1 or more."""
@@ -299,9 +311,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         looks = self._looks_of(observation)
         if looks is not None:
             similarity -= self._look_against(table, looks[0])
-        # By motion a track is not found again after this; by its look it may be.
-        lost_ns = observation.stamp_ns - int(parameters.lost_s * 1e9)
-        lost = (table.info[MISSES] > 0) & (table.info[FIRST_MISS_NS] < lost_ns)
+        lost = self._lost(table, observation.stamp_ns)
         if np.count_nonzero(lost):
             similarity[lost] = IMPOSSIBLE
         fused = similarity[:, :high_count] * score[:high_count]
