@@ -112,6 +112,24 @@ def test_any_image_becomes_small_and_grey(shape, small_hw, scale):
     np.testing.assert_array_equal(grey, 77)
 
 
+@pytest.mark.parametrize(('width', 'height'), [(1280, 720), (1920, 1080), (3840, 2160)])
+def test_a_large_image_tells_motion_as_well(width, height):
+    shift = (width // 100 + 3, -5)
+    view = cv2.resize(texture(300, 520, 4), (width + 100, height + 20))
+    # Noise of a sensor, another in each image.
+    random = np.random.default_rng(5)
+    images = []
+    for x, y in ((0, 5), (shift[0], 5 + shift[1])):
+        part = view[10 - y : 10 - y + height, 60 - x : 60 - x + width].astype(np.float32)
+        noisy = part[..., None] + random.normal(0, 6, (height, width, 3)).astype(np.float32)
+        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    (before, scale), (after, _) = (to_small_grey(image, 448) for image in images)
+    picture = motion(before, after, scale)
+    middle = np.array([[width / 2], [height / 2]])
+    seen = picture.camera_velocity(middle)[:, 0] * INTERVAL_S
+    np.testing.assert_allclose(seen * scale, np.array(shift) * scale, atol=0.05)
+
+
 def follow(images, *, use_images):
     """Where a tracker puts a figure that was detected on the first frame only."""
     tracker = create_tracker('hybrid')

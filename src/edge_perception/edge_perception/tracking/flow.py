@@ -24,10 +24,13 @@ _PYRAMID_LEVELS = 3
 # On the way back, which begins where the point should come out.
 _PYRAMID_LEVELS_BACK = 1
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
+# OpenCV compares the patches of every point that it found, unless it is asked for this instead,
+# which it knows already.
+_NO_ERROR = cv2.OPTFLOW_LK_GET_MIN_EIGENVALS
 # Forward-backward error in pixels of the small image above which a point was lost.
 _MAX_ERROR_PX = 0.5
-# One channel costs less to make smaller than three, but up to here only, since every pixel has to
-# be made grey then.
+# Up to here it costs less to make all of an image grey first, and one channel small. Beyond it
+# neighbouring pixels are so alike that single ones serve.
 _MANY_PIXELS = 3_000_000
 # Where the points of a box lie, in parts of its width and height: the torso and the head. The
 # border shows the background, the legs swing.
@@ -67,8 +70,9 @@ def to_small_grey(image: NDArray[np.uint8], size_px: int) -> tuple[NDArray[np.ui
         # samples a small pixel in each direction keep most of what averaging is good for.
         double_wh = (2 * small_wh[0], 2 * small_wh[1])
         if width * height < _MANY_PIXELS:
-            image = _to_grey(image)
-        image = cv2.resize(image, double_wh, interpolation=cv2.INTER_LINEAR)
+            image = cv2.resize(_to_grey(image), double_wh, interpolation=cv2.INTER_LINEAR)
+        else:
+            image = cv2.resize(image, double_wh, interpolation=cv2.INTER_NEAREST)
     image = _to_grey(image)
     if image.shape != (small_wh[1], small_wh[0]):
         image = cv2.resize(image, small_wh, interpolation=cv2.INTER_AREA)
@@ -161,6 +165,7 @@ class PictureMotion:
             winSize=_WINDOW,
             maxLevel=_PYRAMID_LEVELS,
             criteria=_CRITERIA,
+            flags=_NO_ERROR,
         )
         self._known |= asked
         kept = found.ravel().nonzero()[0]
@@ -175,7 +180,7 @@ class PictureMotion:
             winSize=_WINDOW,
             maxLevel=_PYRAMID_LEVELS_BACK,
             criteria=_CRITERIA,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW | _NO_ERROR,
         )
         error = np.abs(back - start).max(1)
         self._shift[missing] = end - start
@@ -208,11 +213,10 @@ class PictureMotion:
             residual = shift - motion[:2, None] - motion[2] * offset
             weight = 1.0 / (1.0 + (residual * residual).sum(0) / _SPREAD_PX**2)
             weight /= weight.sum()
-            mean_shift = (shift * weight).sum(1)
-            mean_offset = (offset * weight).sum(1)
+            mean_shift, mean_offset = shift @ weight, offset @ weight
             centred = offset - mean_offset[:, None]
             leverage = centred * weight
-            motion[2] = (leverage * shift).sum() / (leverage * centred).sum()
+            motion[2] = np.vdot(leverage, shift) / np.vdot(leverage, centred)
             motion[:2] = mean_shift - motion[2] * mean_offset
         if np.abs(motion[:2]).max() + abs(motion[2]) * width / 2 < _STILL_PX:
             motion[:] = 0.0
@@ -307,10 +311,14 @@ class PictureMotion:
         prior_var = goal_var + _SPREAD_PX**2
         distance = (shift_x - goal_x[:, None]) ** 2 + (shift_y - goal_y[:, None]) ** 2
         near_prior = figure * np.exp(distance / (-2.0 * prior_var[:, None]))
-        goal_x, goal_y, agreed = _settle(shift_x, shift_y, figure, near_prior)
+        settled_x, settled_y, agree_count = _settle(
+            shift_x, shift_y, figure, np.stack((near_prior, figure))
+        )
+        goal_x, other_x = settled_x
+        goal_y, other_y = settled_y
+        agreed, other_agreed = agree_count
         # What moves differently from what was expected: somebody turned round, or stepped in
         # front. It must be much more of the box to be believed.
-        other_x, other_y, other_agreed = _settle(shift_x, shift_y, figure, figure)
         turned = (other_agreed > 1.5 * agreed) & (other_agreed > 0.3 * POINTS_PER_BOX)
         goal_x = np.where(turned, other_x, goal_x)
         goal_y = np.where(turned, other_y, goal_y)
@@ -343,14 +351,18 @@ def _settle(
     figure: NDArray[np.float64],
     weight: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Robust mean of shifts (n, p) from a first weighting on, and how much of `figure` agrees."""
+    """Robust means (k, n) of shifts (n, p), from k first weightings (k, n, p) on.
+
+    Returns:
+        x and y of each, and how much of `figure` (n, p) agrees with it.
+    """
     for _ in range(4):
-        total = weight.sum(1) + 1e-9
-        goal_x = (weight * shift_x).sum(1) / total
-        goal_y = (weight * shift_y).sum(1) / total
-        distance = (shift_x - goal_x[:, None]) ** 2 + (shift_y - goal_y[:, None]) ** 2
+        total = weight.sum(2) + 1e-9
+        goal_x = (weight * shift_x).sum(2) / total
+        goal_y = (weight * shift_y).sum(2) / total
+        distance = (shift_x - goal_x[:, :, None]) ** 2 + (shift_y - goal_y[:, :, None]) ** 2
         weight = figure / (1.0 + distance / _SPREAD_PX**2)
-    return goal_x, goal_y, (figure * (distance < (3 * _SPREAD_PX) ** 2)).sum(1)
+    return goal_x, goal_y, (figure * (distance < (3 * _SPREAD_PX) ** 2)).sum(2)
 
 
 def _hidden(
