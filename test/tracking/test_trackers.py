@@ -125,6 +125,19 @@ def test_the_same_stamp_again_changes_nothing(name):
     assert tracker.statistics.steps == 5
 
 
+@pytest.mark.parametrize(('max_pace', 'stays'), [(3.0, True), (1.0, False)])
+def test_noise_follows_the_pace_of_the_scene(max_pace, stays):
+    tracker = create_tracker('hybrid', max_pace=max_pace)
+    left = 300.0
+    ids = set()
+    for frame in range(60):
+        # Two heights a second, and round about three times.
+        left += 20.0 if (frame // 15) % 2 == 0 else -20.0
+        tracker.correct(frame * FRAME_NS, detections([[left, 50, left + 40, 150]]))
+        ids |= set(tracker.step(frame * FRAME_NS).track_id.tolist())
+    assert (ids == {1}) == stays
+
+
 def test_ids_are_of_one_class_only():
     tracker = create_tracker('hybrid')
     for frame in range(10):

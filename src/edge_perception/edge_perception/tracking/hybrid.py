@@ -46,6 +46,7 @@ from edge_perception.tracking.base import (
     LAST_NS,
     MISSES,
     Observation,
+    TrackingError,
     TrackingQuality,
     TrackTable,
 )
@@ -135,6 +136,14 @@ class HybridParameters(FilterParameters):
     coast_hidden_s: float = 0.0
     flow_size_px: int = 448
     flow_std: float = 0.12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ('usual_speed', 'look_unlike', 'recognise_unlike'):
+            if not getattr(self, name) > 0.0:
+                raise TrackingError(f'{name} must be above 0, got {getattr(self, name)}')
+        if not self.max_pace >= 1.0:
+            raise TrackingError(f'max_pace must be 1 or more, got {self.max_pace}')
 
 
 class HybridTracker(KalmanTracker[HybridParameters]):
