@@ -47,7 +47,7 @@ def _end(process: subprocess.Popen[str], *signals: int) -> str:
     assert 'Traceback' not in output
     assert 'terminate called' not in output
     assert took_s < END_WITHIN_S * slowness(), f'{took_s:.1f} s\n{output}'
-    gone, alive = psutil.wait_procs(children, timeout=END_WITHIN_S)
+    _gone, alive = psutil.wait_procs(children, timeout=END_WITHIN_S)
     assert not alive, f'left behind: {alive}'
     return output
 

@@ -69,7 +69,7 @@ def is_answered(messages, stamp):
 
 
 def reach(graph, images, messages):
-    """Send until something comes back: the two sides of a connection know it at different times."""
+    """Send until something comes back: a connection is known to its two sides at two times."""
     images.wait_for_subscribers()
     graph.until(lambda: messages or images.send(image=level(GREY)) is None, 'first detections')
     graph.until(lambda: is_answered(messages, images.stamps_ns[-1]), 'detections')

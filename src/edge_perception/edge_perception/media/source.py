@@ -166,4 +166,7 @@ class RecordedSource(Source):
         with self._lock:
             if not self._closed:
                 self._closed = True
+                # It refers to this source, and would keep decoder and pictures until Python looks
+                # for such circles.
+                self._frames = None
                 self._release()

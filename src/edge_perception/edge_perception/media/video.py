@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -348,14 +349,18 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f'{self._path}: cannot be written: {reason(error)}') from error
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._drop(container)
 
     def abort(self) -> None:
         """Drop what was written; nothing happens after `close`."""
         container, self._container = self._container, None
         if container is not None:
+            self._drop(container)
+
+    def _drop(self, container: av.container.OutputContainer) -> None:
+        with suppress(av.FFmpegError, OSError):  # of a full disk, whose error is known by now
             container.close()
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

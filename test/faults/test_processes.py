@@ -1,0 +1,155 @@
+"""Processes that are killed, or interrupted at any moment."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from vision_msgs.msg import Detection2DArray
+
+from edge_perception.ros.messages import stamp_ns
+
+
+def ids(message):
+    return [detection.id for detection in message.detections]
+
+
+def test_each_process_may_be_killed_and_come_back(graph, kill, demo_clip):
+    def source():
+        return graph.run('source', source=json.dumps(str(demo_clip)), loop='true')
+
+    def detector():
+        return graph.run('detector', detect_every_n=2)
+
+    running = {
+        'detector': detector(),
+        'tracker': graph.run('tracker'),
+        'source': source(),
+    }
+    tracks = graph.collect(Detection2DArray, 'tracks')
+    detections = graph.collect(Detection2DArray, 'detections')
+
+    def tracked():
+        return tracks and len(tracks[-1].detections) >= 3
+
+    graph.until(tracked, 'tracked people')
+
+    # Without the detector every image is answered still, and its people stay for a while.
+    kill(running['detector'])
+    killed_ns, before = time.time_ns(), set(ids(tracks[-1]))
+    graph.until(lambda: stamp_ns(tracks[-1].header) > killed_ns + 300_000_000, 'tracks go on')
+    assert len(before & set(ids(tracks[-1]))) >= 2, 'they are coasting'
+    graph.until(lambda: not tracks[-1].detections, 'nobody is kept who is not seen any more')
+    detector()
+    count = len(detections)
+    graph.until(lambda: len(detections) > count and tracked(), 'people again')
+
+    kill(running['tracker'])
+    count = len(tracks)
+    graph.run('tracker')
+    graph.until(lambda: len(tracks) > count and tracked(), 'tracks of the new tracker')
+
+    kill(running['source'])
+    killed_ns = time.time_ns()
+    source()
+    graph.until(
+        lambda: stamp_ns(tracks[-1].header) > killed_ns and tracked(), 'tracks of the new source'
+    )
+    for message in tracks:
+        assert len(set(ids(message))) == len(message.detections)
+    stamps = [stamp_ns(message.header) for message in tracks]
+    assert len(set(stamps)) == len(stamps)
+
+
+PIPELINE = {'perception__members': 'source,detector,tracker,visualizer,metrics,gateway'}
+
+
+@pytest.mark.parametrize('moment', ['imports', 'loads', 'runs'])
+@pytest.mark.parametrize(
+    'signals',
+    [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)],
+    ids=['interrupt', 'terminate', 'twice'],
+)
+def test_the_pipeline_ends_soon_and_quietly_at_any_moment(graph, end, demo_clip, signals, moment):
+    process = graph.run(
+        'perception',
+        **PIPELINE,
+        gateway__port=0,
+        source__source=json.dumps(str(demo_clip)),
+        source__loop='true',
+    )
+    graph.processes.remove(process)
+    if moment == 'imports':
+        maps = psutil.Process(process.pid).memory_maps
+        graph.until(lambda: any('numpy' in each.path for each in maps()), 'the imports')
+    elif moment == 'loads':
+        graph.until(lambda: 'detector' in graph.node.get_node_names(), 'the detector')
+    else:
+        tracks = graph.collect(Detection2DArray, 'tracks')
+        graph.until(lambda: len(tracks) >= 3, 'tracks')
+    end(process, *signals)
+
+
+@pytest.mark.parametrize('name', ['source', 'tracker', 'metrics', 'visualizer', 'gateway'])
+def test_single_nodes_end_soon_and_quietly_while_they_run(graph, end, demo_clip, name):
+    parameters = {
+        'source': {'source': json.dumps(str(demo_clip))},
+        'gateway': {'port': 0},
+    }.get(name, {})
+    process = graph.run(name, **parameters)
+    graph.until(
+        lambda: graph.diagnostics.get(name, {}).get('state') == 'active', 'the running node'
+    )
+    graph.processes.remove(process)
+    end(process, signal.SIGINT, signal.SIGINT)
+
+
+def test_source_that_waits_for_a_camera_ends_soon(graph, end):
+    """The camera takes the connection and says nothing, as one that is just starting does."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        url = f'http://127.0.0.1:{server.getsockname()[1]}/stream'
+        process = graph.run('source', source=url, timeout_s=60.0)
+        graph.processes.remove(process)
+        server.settimeout(30.0)
+        connection, _ = server.accept()
+        with connection:
+            end(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize('moment', ['begins', 'runs'])
+def test_demo_ends_soon_with_what_it_has_and_status_0(end, demo_clip, tmp_path, moment):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            '-um',
+            'edge_perception.nodes.demo',
+            '--source',
+            demo_clip,
+            '--out',
+            tmp_path / 'out',
+            '--port',
+            '0',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '120'},
+    )
+    try:
+        if moment == 'runs':
+            assert any(' fps ' in line for line in process.stdout)
+        else:
+            log, deadline_s = tmp_path / 'out' / 'perception.log', time.monotonic() + 30.0
+            while not log.exists():
+                assert time.monotonic() < deadline_s
+        output = end(process, signal.SIGINT)
+    finally:
+        process.kill()
+        process.wait()
+    assert 'images answered' in output
+    assert not list((tmp_path / 'out').glob('**/*.part*'))
