@@ -14,6 +14,7 @@ from edge_perception.tracking.appearance import (
     to_small_colour,
     unlikeness,
 )
+from edge_perception.types import TrackSource
 
 RED, BLUE, GREEN, WHITE = (40, 40, 200), (200, 60, 40), (50, 160, 60), (230, 230, 230)
 BOX = (60, 100)  # width and height
@@ -127,6 +128,23 @@ def test_somebody_comes_back_after_longer_than_motion_can_tell(look_size_px, kno
 def test_somebody_else_in_that_place_is_somebody_else():
     frames = [[(100, RED)]] * 8 + [[]] * 14 + [[(120, WHITE)]] * 3
     assert run(frames)[-1] == [2]
+
+
+def test_who_is_still_seen_stays_though_the_detector_misses_her_and_goes_when_she_is_not():
+    tracker = create_tracker('hybrid')
+    shown = []
+    for k in range(24):
+        left = 100 + 6 * k
+        there, detected = k < 16, k < 10
+        people = [(left, 60, RED, BLUE)] if there else []
+        found = [[left, 60, left + BOX[0], 60 + BOX[1]]] if detected else []
+        tracker.correct(k * FRAME_NS, detections(found))
+        tracks = tracker.step(k * FRAME_NS, street(*people, seed=k))
+        shown.append(tracks.source.tolist())
+        if 10 <= k < 16:
+            np.testing.assert_allclose(tracks.xyxy[0, 0], left, atol=6.0)
+    assert shown[9:16] == [[TrackSource.DETECTED]] + [[TrackSource.PREDICTED]] * 6
+    assert shown[16:] == [[]] * 8
 
 
 def test_two_who_change_places_between_detections_keep_their_ids():

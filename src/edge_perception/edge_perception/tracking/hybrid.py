@@ -11,8 +11,9 @@ the next detection either may fit: behind a lamp post or another person the pict
 and the filter does not, where somebody turns round it is the other way. The better one counts, and
 the carried box begins anew at the filter.
 
-What an object looks like (appearance.py) speaks for or against a pair, and brings back an id that
-was lost for longer than motion can be foretold.
+What an object looks like (appearance.py) speaks for or against a pair, brings back an id that was
+lost for longer than motion can be foretold, and shows that somebody whom the detector missed is
+still there.
 
 How fast things change is taken from the tracks: where objects run, or the video does, all noise
 grows as if time went faster.
@@ -99,7 +100,9 @@ class HybridParameters(FilterParameters):
         usual_speed: of three quarters of the objects, heights a second: people who walk. Faster
             ones raise the pace, and with it all noise.
         max_pace: limit of that.
-        coast_s: how long a track is still put out after a frame of detections missed it.
+        still_unlike: unlikeness up to which a missed track is still put out, since the picture
+            shows its look where it should be.
+        coast_s: how long any track is still put out after a frame of detections missed it.
         coast_hidden_s: the same for one that another track's box overlaps.
         flow_size_px: longer side of the small image that boxes follow.
         flow_std: error of a box that follows the picture, object heights a root second.
@@ -128,6 +131,7 @@ class HybridParameters(FilterParameters):
     look_neutral: float = 0.5
     look_rate: float = 0.3
     recognise_unlike: float = 0.05
+    still_unlike: float = 0.1
     recognise_reach: float = 0.5
     recognise_speed: float = 1.0
     usual_speed: float = 0.7
@@ -157,7 +161,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         self._picture: tuple[int, NDArray[np.uint8]] | None = None
         self._motion: PictureMotion | None = None
         self._failed_part = 0.0
-        # By stamp: the small image, until its looks were taken, and these.
+        # By stamp: the small image, and the looks of what was detected on it.
         self._colours: dict[int, tuple[NDArray[np.uint8], float]] = {}
         self._looks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
@@ -215,7 +219,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         """Looks of the detections and how much of each is seen; None without a picture."""
         looks = self._looks.get(observation.stamp_ns)
         if looks is None and len(observation) and observation.stamp_ns in self._colours:
-            picture, scale = self._colours.pop(observation.stamp_ns)
+            picture, scale = self._colours[observation.stamp_ns]
             looks = appearance.looks_of(picture, scale, observation.boxes_xyxy)
             self._looks[observation.stamp_ns] = looks
         return looks
@@ -468,7 +472,23 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         missed_ns = stamp_ns - table.info[FIRST_MISS_NS]
         coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
         shown: NDArray[np.bool_] = ~missed | (missed_ns <= coast_s * 1e9)
+        shown |= self._still_there(table, stamp_ns, boxes, ~shown & (table.info[HITS] > 3))
         return shown
+
+    def _still_there(
+        self,
+        table: TrackTable,
+        stamp_ns: int,
+        boxes: NDArray[np.float64],
+        asked: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Which of the tracks `asked` (n,) have their look on the picture, in their boxes."""
+        if stamp_ns not in self._colours or not np.count_nonzero(asked):
+            return np.zeros(len(table), bool)
+        looks, seen = appearance.looks_of(*self._colours[stamp_ns], boxes)
+        unlike = 1.0 - (looks * table.look).sum(1)
+        still: NDArray[np.bool_] = asked & (seen > 0.0) & (unlike < self._parameters.still_unlike)
+        return still
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))
