@@ -10,9 +10,11 @@ import time
 
 import psutil
 import pytest
+from sensor_msgs.msg import CameraInfo
 from vision_msgs.msg import Detection2DArray
 
 from edge_perception.ros.messages import stamp_ns
+from edge_perception.ros.qos import image_qos
 
 
 def ids(message):
@@ -33,6 +35,8 @@ def test_each_process_may_be_killed_and_come_back(graph, kill, demo_clip):
     }
     tracks = graph.collect(Detection2DArray, 'tracks')
     detections = graph.collect(Detection2DArray, 'detections')
+    # One with every image.
+    infos = graph.collect(CameraInfo, 'camera_info', image_qos(50, reliable=True))
 
     def tracked():
         return tracks and len(tracks[-1].detections) >= 3
@@ -48,6 +52,12 @@ def test_each_process_may_be_killed_and_come_back(graph, kill, demo_clip):
     detector()
     count = len(detections)
     graph.until(lambda: len(detections) > count and tracked(), 'people again')
+    answered = {stamp_ns(message.header) for message in tracks}
+    meanwhile = [
+        stamp for info in infos if killed_ns < (stamp := stamp_ns(info.header)) <= max(answered)
+    ]
+    lost = [stamp for stamp in meanwhile if stamp not in answered]
+    assert len(lost) <= 0.02 * len(meanwhile), f'{len(lost)} of {len(meanwhile)} images'
 
     kill(running['tracker'])
     count = len(tracks)
