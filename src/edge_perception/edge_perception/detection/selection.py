@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,9 @@ MOST_ROUNDS = 40
 """So many are enough, however short they are."""
 REPEATS_WITHIN = 1.05
 """A duration that comes twice within this is that of the backend, not of what else runs."""
-BUSY_SHARE = 0.9
-"""Least processor time of an undisturbed inference, as part of its duration."""
+BUSY_SHARE = 0.75
+"""Least processor time of an undisturbed inference, as part of its duration and for each thread;
+of more than two threads not all need work all the while."""
 EQUAL_WITHIN = 1.03
 """Times that differ by less are noise: the backend of higher preference is taken."""
 ENGINE_SUFFIX = '.engine'
@@ -174,23 +176,14 @@ class _Runs:
         """The fastest run."""
         return min(self.wall_s)
 
-    @property
-    def busy_machine_s(self) -> float:
-        """A figure to compare backends by where most runs are disturbed.
-
-        Durations say most of what is to come, but what else runs shakes them; the processor time
-        is steady, but says nothing of how well the threads share the work. Against the medians
-        of many runs beside several kinds of load, their mean was right more often than either.
-        """
-        return float(np.sqrt(np.percentile(self.wall_s, 25) * min(self.cpu_s)))
-
-    @property
-    def undisturbed(self) -> bool:
-        """Whether nothing else held up the fastest run: it repeats, and its time was work."""
+    def undisturbed(self, threads: int) -> bool:
+        """Whether nothing else held up the fastest run: it repeats, and its threads all worked."""
         fastest = int(np.argmin(self.wall_s))
-        again_s = sorted(self.wall_s)[min(1, len(self.wall_s) - 1)]
-        repeats = again_s <= REPEATS_WITHIN * self.wall_s[fastest] and len(self.wall_s) > 1
-        return repeats and self.cpu_s[fastest] >= BUSY_SHARE * self.wall_s[fastest]
+        parallel = BUSY_SHARE * min(threads, 2)
+        return (
+            sum(wall_s <= REPEATS_WITHIN * self.least_s for wall_s in self.wall_s) > 1
+            and self.cpu_s[fastest] >= parallel * self.wall_s[fastest]
+        )
 
 
 def _fastest(
@@ -198,8 +191,8 @@ def _fastest(
 ) -> tuple[Backend, str]:
     """Let the backends infer in turns and keep the fastest.
 
-    It is over as soon as the fastest run of each was undisturbed. On a machine so busy that this
-    does not come to pass, processor time counts as much as duration.
+    The fastest run is the one that other work on the machine disturbed least. It is over as soon
+    as that of each was not disturbed at all, so that a busy machine takes longer than an idle one.
 
     Args:
         backends: active, the preferred one first.
@@ -215,17 +208,17 @@ def _fastest(
     if not able:
         raise failed[backends[0].name]
     runs = {backend.name: _Runs() for backend in able}
+    threads = backends[0].threads or os.cpu_count() or 1
     stop_s = time.perf_counter() + MEASURE_S
     for turn in range(MOST_ROUNDS):
         # Whoever follows another finds its threads still awake, so they change places.
         for backend in able if turn % 2 == 0 else reversed(able):
             runs[backend.name].add(backend, blob)
-        quiet = all(item.undisturbed for item in runs.values())
+        quiet = all(item.undisturbed(threads) for item in runs.values())
         if quiet or (turn + 1 >= LEAST_ROUNDS and time.perf_counter() > stop_s):
             break
-    cost_s = {name: item.least_s if quiet else item.busy_machine_s for name, item in runs.items()}
-    limit_s = EQUAL_WITHIN * min(cost_s.values())
-    chosen = next(backend for backend in able if cost_s[backend.name] <= limit_s)
+    limit_s = EQUAL_WITHIN * min(item.least_s for item in runs.values())
+    chosen = next(backend for backend in able if runs[backend.name].least_s <= limit_s)
     for backend in backends:
         if backend is not chosen:
             backend.close()
@@ -237,7 +230,7 @@ def _fastest(
     ]
     told += [f'{name} failed: {error}' for name, error in failed.items()]
     own = f'{runs[chosen.name].least_s * 1e3:.1f} ms an inference at {height}x{width}'
-    busy = '' if quiet else ' (at best; the machine is busy, so processor time counted too)'
+    busy = '' if quiet else ' (at best: the machine is busy)'
     return chosen, f'the fastest here, {own}, {", ".join(told)}{busy}'
 
 
