@@ -150,6 +150,17 @@ def test_who_is_still_seen_stays_though_the_detector_misses_her_and_goes_when_sh
     assert shown[16:] == [[]] * 8
 
 
+def test_who_goes_between_two_detections_is_not_shown_where_she_was():
+    tracker = create_tracker('hybrid')
+    shown = []
+    for k in range(14):
+        if k < 8:
+            tracker.correct(k * FRAME_NS, detections([[100, 60, 100 + BOX[0], 60 + BOX[1]]]))
+        people = [(100, 60, RED, BLUE)] if k < 11 else []
+        shown.append(len(tracker.step(k * FRAME_NS, street(*people, seed=k))))
+    assert shown == [1] * 11 + [0] * 3
+
+
 def test_two_who_change_places_between_detections_keep_their_ids():
     before, after = [(200, RED), (250, GREEN)], [(200, GREEN), (250, RED)]
     assert run([before] * 8 + [after] * 3)[-1] == [2, 1]

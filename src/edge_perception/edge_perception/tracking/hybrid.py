@@ -12,8 +12,8 @@ and the filter does not, where somebody turns round it is the other way. The bet
 the carried box begins anew at the filter.
 
 What an object looks like (appearance.py) speaks for or against a pair, brings back an id that was
-lost for longer than motion can be foretold, and shows that somebody whom the detector missed is
-still there.
+lost for longer than motion can be foretold, and tells whether somebody is still there whom the
+detector missed or was not asked about.
 
 How fast things change is taken from the tracks: where objects run, or the video does, all noise
 grows as if time went faster.
@@ -100,8 +100,10 @@ class HybridParameters(FilterParameters):
         usual_speed: of three quarters of the objects, heights a second: people who walk. Faster
             ones raise the pace, and with it all noise.
         max_pace: limit of that.
-        still_unlike: unlikeness up to which a missed track is still put out, since the picture
-            shows its look where it should be.
+        still_unlike: unlikeness to what the picture shows in its place, up to which a missed
+            track is still put out.
+        gone_unlike: unlikeness above which a track is not put out, missed or not.
+        gone_after_s: how long after its detection that may be: until then the detector is right.
         coast_s: how long any track is still put out after a frame of detections missed it.
         coast_hidden_s: the same for one that another track's box overlaps.
         flow_size_px: longer side of the small image that boxes follow.
@@ -132,6 +134,8 @@ class HybridParameters(FilterParameters):
     look_rate: float = 0.3
     recognise_unlike: float = 0.05
     still_unlike: float = 0.1
+    gone_unlike: float = 0.15
+    gone_after_s: float = 0.15
     recognise_reach: float = 0.5
     recognise_speed: float = 1.0
     usual_speed: float = 0.7
@@ -460,35 +464,28 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         table.state[kalman.CROSS_COV][:, tracks] = 0.0
 
     def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
-        parameters = self._parameters
-        missed = table.info[MISSES] > 0
-        if not np.count_nonzero(missed):
-            return ~missed
+        parameters, info = self._parameters, table.info
+        shown: NDArray[np.bool_] = info[MISSES] == 0
+        away = info[LAST_NS] < stamp_ns - int(parameters.gone_after_s * 1e9)
+        away |= ~shown
+        if not np.count_nonzero(away):
+            return shown
         boxes = self._boxes(table)
-        hidden = np.zeros(len(table), bool)
-        if parameters.coast_hidden_s != parameters.coast_s:
-            overlap = intersection_over_union(boxes[missed], boxes[~missed])
-            hidden[missed] = (overlap > 0.1).any(1)
-        missed_ns = stamp_ns - table.info[FIRST_MISS_NS]
-        coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
-        shown: NDArray[np.bool_] = ~missed | (missed_ns <= coast_s * 1e9)
-        shown |= self._still_there(table, stamp_ns, boxes, ~shown & (table.info[HITS] > 3))
+        if np.count_nonzero(shown) < len(table):
+            missed = ~shown
+            hidden = np.zeros(len(table), bool)
+            if parameters.coast_hidden_s != parameters.coast_s:
+                overlap = intersection_over_union(boxes[missed], boxes[shown])
+                hidden[missed] = (overlap > 0.1).any(1)
+            coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
+            shown |= stamp_ns - info[FIRST_MISS_NS] <= coast_s * 1e9
+        if stamp_ns in self._colours:
+            looks, seen = appearance.looks_of(*self._colours[stamp_ns], boxes)
+            unlike = 1.0 - (looks * table.look).sum(1)
+            away &= (seen > 0.0) & table.look.any(1)
+            shown |= away & (info[HITS] > 3) & (unlike < parameters.still_unlike)
+            shown &= ~away | (unlike <= parameters.gone_unlike)
         return shown
-
-    def _still_there(
-        self,
-        table: TrackTable,
-        stamp_ns: int,
-        boxes: NDArray[np.float64],
-        asked: NDArray[np.bool_],
-    ) -> NDArray[np.bool_]:
-        """Which of the tracks `asked` (n,) have their look on the picture, in their boxes."""
-        if stamp_ns not in self._colours or not np.count_nonzero(asked):
-            return np.zeros(len(table), bool)
-        looks, seen = appearance.looks_of(*self._colours[stamp_ns], boxes)
-        unlike = 1.0 - (looks * table.look).sum(1)
-        still: NDArray[np.bool_] = asked & (seen > 0.0) & (unlike < self._parameters.still_unlike)
-        return still
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))
