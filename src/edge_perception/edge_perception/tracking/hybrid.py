@@ -128,7 +128,7 @@ class HybridParameters(FilterParameters):
     height_weight: float = 0.3
     reinitialise_iou: float = 0.3
     look_size_px: int = 256
-    look_weight: float = 0.8
+    look_weight: float = 1.2
     look_unlike: float = 0.2
     look_neutral: float = 0.5
     look_rate: float = 0.3
