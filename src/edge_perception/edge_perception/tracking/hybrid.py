@@ -299,6 +299,11 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         followed = (expected | (seen.support > 0.4)) & (
             surprise_sq < (_MAX_SURPRISE * pace * height) ** 2
         )
+        # What moves in the place of one who was missed may be what hides her.
+        missed = table.info[MISSES] > 0
+        if np.count_nonzero(missed):
+            likely = surprise_sq < 2.0 * (known_var + seen_var)
+            followed &= ~missed | (likely & (seen.support > 0.3))
         count = int(np.count_nonzero(followed))
         self.statistics.flow_followed += count
         self.statistics.flow_failed += len(table) - count
@@ -466,9 +471,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
     def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
         parameters, info = self._parameters, table.info
         shown: NDArray[np.bool_] = info[MISSES] == 0
-        away = info[LAST_NS] < stamp_ns - int(parameters.gone_after_s * 1e9)
-        away |= ~shown
-        if not np.count_nonzero(away):
+        picture = self._colours.get(stamp_ns)
+        if picture is None and np.count_nonzero(shown) == len(table):
             return shown
         boxes = self._boxes(table)
         if np.count_nonzero(shown) < len(table):
@@ -479,12 +483,15 @@ class HybridTracker(KalmanTracker[HybridParameters]):
                 hidden[missed] = (overlap > 0.1).any(1)
             coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
             shown |= stamp_ns - info[FIRST_MISS_NS] <= coast_s * 1e9
-        if stamp_ns in self._colours:
-            looks, seen = appearance.looks_of(*self._colours[stamp_ns], boxes)
-            unlike = 1.0 - (looks * table.look).sum(1)
-            away &= (seen > 0.0) & table.look.any(1)
-            shown |= away & (info[HITS] > 3) & (unlike < parameters.still_unlike)
-            shown &= ~away | (unlike <= parameters.gone_unlike)
+        if picture is not None:
+            away = info[LAST_NS] < stamp_ns - int(parameters.gone_after_s * 1e9)
+            away |= info[MISSES] > 0
+            if np.count_nonzero(away):
+                looks, seen = appearance.looks_of(*picture, boxes)
+                unlike = 1.0 - (looks * table.look).sum(1)
+                away &= (seen > 0.0) & table.look.any(1)
+                shown |= away & (info[HITS] > 3) & (unlike < parameters.still_unlike)
+                shown &= ~away | (unlike <= parameters.gone_unlike)
         return shown
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
