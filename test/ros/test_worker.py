@@ -17,6 +17,7 @@ class Gate:
         self.done = []
         self.entered = threading.Semaphore(0)
         self.open = threading.Semaphore(0)
+        self.finished = threading.Semaphore(0)
 
     def __call__(self, item):
         self.entered.release()
@@ -24,9 +25,17 @@ class Gate:
         if item == 'bad':
             raise ValueError(item)
         self.done.append(item)
+        self.finished.release()
 
     def wait_entered(self):
         assert self.entered.acquire(timeout=DEADLINE_S)
+
+    def let_on(self):
+        """Let one item on, and wait until it is done."""
+        before = len(self.done)
+        self.open.release()
+        assert self.finished.acquire(timeout=DEADLINE_S)
+        assert len(self.done) == before + 1
 
 
 @pytest.fixture
@@ -108,12 +117,12 @@ def test_stop_drops_what_waits_and_lets_the_item_in_work_finish(worker):
     gate.wait_entered()
     lane.offer(2)
     assert not worker.stop(timeout_s=0.01)
-    gate.open.release()
+    gate.let_on()
     worker.start()
     assert lane.counts.dropped == 1
     lane.offer(3)
-    gate.open.release()
     gate.wait_entered()
+    gate.let_on()
     assert worker.stop()
     assert gate.done == [1, 3]
 
