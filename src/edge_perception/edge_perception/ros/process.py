@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -71,6 +72,10 @@ def run(
             if node.parameters.autostart:
                 node.start()
         starting = False
+        # What is there now stays. The collector would look through it again and again while images
+        # wait: 80,000 objects, 60 ms.
+        gc.collect()
+        gc.freeze()
         while not stopping and rclpy.ok():
             # A loop of short turns: EventsExecutor.spin() does not return, and a signal handler
             # of Python runs only between turns.
