@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_perception.ros.transport import PROFILE_VARIABLES
 from edge_perception.types import EdgePerceptionError
 
 TUN = Path('/dev/net/tun')
@@ -141,11 +142,13 @@ class Lab:
         Args:
             machine: its name.
             command: program and arguments.
-            environment: variables beside those of this process.
+            environment: variables beside those of this process. The profile of its middleware is
+                not among them: a machine has its own.
         """
+        inherited = {k: v for k, v in os.environ.items() if k not in PROFILE_VARIABLES}
         process = subprocess.Popen(
             [*self._enter(machine), *command],
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
