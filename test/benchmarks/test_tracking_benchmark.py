@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge_perception.tracking import TRACKERS, create_tracker
-from edge_perception.tracking.flow import to_small_grey
+from edge_perception.tracking.picture import to_small_grey
 from edge_perception.types import Detections
 
 FRAME_NS = 33_333_333

@@ -11,9 +11,9 @@ from edge_perception.tracking.appearance import (
     LOOK_SIZE,
     looks_of,
     mixed,
-    to_small_colour,
     unlikeness,
 )
+from edge_perception.tracking.picture import to_small_colour
 from edge_perception.types import TrackSource
 
 RED, BLUE, GREEN, WHITE = (40, 40, 200), (200, 60, 40), (50, 160, 60), (230, 230, 230)

@@ -8,7 +8,8 @@ import pytest
 from walking import FRAME_NS, detections
 
 from edge_perception.tracking import create_tracker
-from edge_perception.tracking.flow import PictureMotion, to_small_grey
+from edge_perception.tracking.flow import PictureMotion
+from edge_perception.tracking.picture import to_small_grey
 
 INTERVAL_S = 0.1
 UNKNOWN = np.full(1, 1e6)

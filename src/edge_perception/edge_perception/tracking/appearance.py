@@ -27,20 +27,6 @@ _COLOUR_GAIN = 3.0
 _MIN_VISIBLE = 0.3
 
 
-def to_small_colour(image: NDArray[np.uint8], size_px: int) -> tuple[NDArray[np.uint8], float]:
-    """A small copy to take colours from, and its size relative to the original.
-
-    Args:
-        image: (h, w, 3) uint8 BGR or (h, w) uint8 grey.
-        size_px: its longer side; smaller images stay as they are.
-    """
-    height, width = image.shape[:2]
-    scale = min(1.0, size_px / max(height, width))
-    small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Single pixels do as well as means of them do, here, and leave most of the image unread.
-    return cv2.resize(image, small_wh, interpolation=cv2.INTER_NEAREST), scale
-
-
 def looks_of(
     image: NDArray[np.uint8], scale: float, boxes_xyxy: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -194,6 +194,8 @@ class _Entry:
     # Id that each detection was given when it began a track, 0 where it did not: a replay that
     # begins the same track again gives it the same id.
     birth_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    # Which tracks of the table are put out; None until it was asked for.
+    shown: NDArray[np.bool_] | None = None
 
 
 P = TypeVar('P', bound=TrackerParameters)
@@ -331,9 +333,14 @@ class Tracker(ABC, Generic[P]):
             return 0.0
         table = self._entries[-1].table
         relative_var = self._position_var(table) / table.state[kalman.POSITION, 3] ** 2
-        return float(
-            np.sqrt(relative_var[self._shown(table, self._entries[-1].stamp_ns)].max(initial=0.0))
-        )
+        return float(np.sqrt(relative_var[self._newest_shown()].max(initial=0.0)))
+
+    def _newest_shown(self) -> NDArray[np.bool_]:
+        """Which tracks of the newest frame are put out."""
+        entry = self._entries[-1]
+        if entry.shown is None:
+            entry.shown = self._shown(entry.table, entry.stamp_ns)
+        return entry.shown
 
     def _position_var(self, table: TrackTable) -> NDArray[np.float64]:
         """Variance of each box's centre: (n,) square pixels."""
@@ -403,7 +410,7 @@ class Tracker(ABC, Generic[P]):
             table, born = self._associate(table, entry.observation)
             if len(born):
                 table = table.joined(self._begin(entry, born))
-        entry.table = table
+        entry.table, entry.shown = table, None
 
     def _begin(self, entry: _Entry, born: Indices) -> TrackTable:
         """New tracks from the detections `born` of `entry`."""
@@ -486,7 +493,7 @@ class Tracker(ABC, Generic[P]):
     def _output(self) -> Tracks:
         entry = self._entries[-1]
         table = entry.table
-        shown = self._shown(table, entry.stamp_ns)
+        shown = self._newest_shown()
         boxes, score, info = self._boxes(table), table.score, table.info
         if np.count_nonzero(shown) < len(table):
             boxes, score, info = boxes[shown], score[shown], info.compress(shown, 1)

@@ -29,9 +29,6 @@ _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
 _NO_ERROR = cv2.OPTFLOW_LK_GET_MIN_EIGENVALS
 # Forward-backward error in pixels of the small image above which a point was lost.
 _MAX_ERROR_PX = 0.5
-# Up to here it costs less to make all of an image grey first, and one channel small. Beyond it
-# neighbouring pixels are so alike that single ones serve.
-_MANY_PIXELS = 3_000_000
 # Where the points of a box lie, in parts of its width and height: the torso and the head. The
 # border shows the background, the legs swing.
 _COLUMNS = np.array([0.26, 0.42, 0.58, 0.74])
@@ -53,34 +50,6 @@ _MAX_HIDDEN = 0.3
 _CHANGED_LEVEL = 12
 # A camera shift under this is noise: a fixed camera must not make boxes creep.
 _STILL_PX = 0.1
-
-
-def to_small_grey(image: NDArray[np.uint8], size_px: int) -> tuple[NDArray[np.uint8], float]:
-    """A small grey image, and its size relative to the original.
-
-    Args:
-        image: (h, w, 3) uint8 BGR or (h, w) uint8 grey.
-        size_px: its longer side; smaller images stay as they are.
-    """
-    height, width = image.shape[:2]
-    scale = min(1.0, size_px / max(height, width))
-    small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if max(height, width) > 2 * size_px:
-        # Averaging over every pixel of a large image costs more than all that follows. Two
-        # samples a small pixel in each direction keep most of what averaging is good for.
-        double_wh = (2 * small_wh[0], 2 * small_wh[1])
-        if width * height < _MANY_PIXELS:
-            image = cv2.resize(_to_grey(image), double_wh, interpolation=cv2.INTER_LINEAR)
-        else:
-            image = cv2.resize(image, double_wh, interpolation=cv2.INTER_NEAREST)
-    image = _to_grey(image)
-    if image.shape != (small_wh[1], small_wh[0]):
-        image = cv2.resize(image, small_wh, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(image), scale
-
-
-def _to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ from edge_perception.tracking.base import (
     TrackingQuality,
     TrackTable,
 )
-from edge_perception.tracking.flow import PictureMotion, to_small_grey
+from edge_perception.tracking.flow import PictureMotion
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
+from edge_perception.tracking.picture import to_small_colour, to_small_grey
 
 # Rows of TrackTable.memory: offset of the carried box from the filter's, x and y in pixels; what
 # following the picture added to its variance since the last detection, square pixels; velocity of
@@ -210,7 +211,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         """Keep what is needed to take looks, for as long as detections may come."""
         if self._parameters.look_size_px:
             size_px = self._parameters.look_size_px
-            self._colours[stamp_ns] = appearance.to_small_colour(image, size_px)
+            self._colours[stamp_ns] = to_small_colour(image, size_px)
         oldest_ns = stamp_ns - self._history_ns
         for kept in (self._colours, self._looks):
             # In the order of time, but for a late detection here and there.
@@ -332,7 +333,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         similarity = self._widened_similarity(table, boxes, observation)
         looks = self._looks_of(observation)
         if looks is not None:
-            similarity -= self._look_against(table, looks[0])
+            unlike, known = appearance.unlikeness(table.look, looks[0])
+            similarity -= self._look_against(unlike, known)
         lost = self._lost(table, observation.stamp_ns)
         if np.count_nonzero(lost):
             similarity[lost] = IMPOSSIBLE
@@ -353,8 +355,14 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         if len(left):
             left = left[score[left] >= self._new_track_score(table)]
         if looks is not None and len(left) and len(tracks) < len(table):
-            rows, columns = self._recognised(table, tracks, observation, left, looks[0])
-            tracks = np.concatenate((tracks, rows))
+            free = unmatched(np.arange(len(table)), tracks)
+            pairs = np.ix_(free, left)
+            worth = np.where(
+                known[pairs], 1.0 - unlike[pairs] / parameters.recognise_unlike, IMPOSSIBLE
+            )
+            worth[~self._in_reach(table, free, observation, left)] = IMPOSSIBLE
+            rows, columns = assign(worth, 0.0)
+            tracks = np.concatenate((tracks, free[rows]))
             detections = np.concatenate((detections, left[columns]))
             left = unmatched(left, columns)
 
@@ -373,43 +381,31 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         return (table if keep.all() else table[keep]), left
 
     def _look_against(
-        self, table: TrackTable, looks: NDArray[np.float32]
-    ) -> NDArray[np.float32] | float:
+        self, unlike: NDArray[np.float32], known: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
         """What the look takes off the similarity of each pair, (n, m): under 0 where it fits."""
         parameters = self._parameters
-        unlike, known = appearance.unlikeness(table.look, looks)
-        np.minimum(unlike / parameters.look_unlike, 1.0, out=unlike)
-        unlike -= parameters.look_neutral
-        against: NDArray[np.float32] = unlike * (parameters.look_weight * known)
+        against = np.minimum(unlike / parameters.look_unlike, 1.0)
+        against -= parameters.look_neutral
+        against *= parameters.look_weight * known
         return against
 
-    def _recognised(
-        self,
-        table: TrackTable,
-        tracks: Indices,
-        observation: Observation,
-        left: Indices,
-        looks: NDArray[np.float32],
-    ) -> tuple[Indices, Indices]:
-        """Tracks that are known again by their look, and positions in `left` of the detections."""
+    def _in_reach(
+        self, table: TrackTable, free: Indices, observation: Observation, left: Indices
+    ) -> NDArray[np.bool_]:
+        """Whether the tracks `free` may have come to the detections `left` by now: (n, m)."""
         parameters = self._parameters
-        free = unmatched(np.arange(len(table)), tracks)
-        unlike, known = appearance.unlikeness(table.look[free], looks[left])
-        left_right, top_bottom = self._boxes(table)[free].T.reshape(2, 2, -1).swapaxes(0, 1)
+        centre = kalman.boxes_to_measurement(self._boxes(table)[free])[:2, :, None]
         found = observation.measurement[:, left]
         height = table.state[kalman.POSITION, 3, free][:, None]
-        distance = np.hypot(
-            left_right.mean(0)[:, None] - found[0], top_bottom.mean(0)[:, None] - found[1]
-        )
+        distance = np.hypot(*(centre - found[:2, None]))
         since_s = (observation.stamp_ns - table.info[LAST_NS, free]) * 1e-9
         reach = parameters.recognise_reach + parameters.recognise_speed * since_s
-        possible = known & (distance < reach[:, None] * height)
+        possible: NDArray[np.bool_] = distance < reach[:, None] * height
         possible &= np.abs(np.log(found[3] / height)) < _MAX_GROWTH
         if parameters.class_aware:
             possible &= table.info[CLASS_ID, free][:, None] == observation.class_id[left]
-        worth = np.where(possible, 1.0 - unlike / parameters.recognise_unlike, IMPOSSIBLE)
-        rows, columns = assign(worth, 0.0)
-        return free[rows], columns
+        return possible
 
     def _new_track_score(self, table: TrackTable) -> float:
         parameters = self._parameters
