@@ -44,7 +44,7 @@ import psutil
 import rclpy
 from command_line import command, write_whole
 from diagnostic_msgs.msg import DiagnosticArray
-from live_graph import LEAD_IN_S, LiveGraphError, end_process
+from live_graph import LEAD_IN_S, LiveGraphError
 from rclpy.context import Context
 from rclpy.node import Node
 from rich.console import Console
@@ -57,8 +57,9 @@ from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.cameras import in_camera
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.messages import make_header
-from edge_perception.ros.process import make_executor
+from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import Frame
 
@@ -183,14 +184,12 @@ def run_case(case: Case, options: argparse.Namespace, domain_id: int) -> dict[st
     """
     cameras = case.cameras
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
     parameters = [f'detector:detect_every_n:={case.every_n}', *options.parameter]
     if options.model:
         parameters.append(f'detector:model_path:={options.model}')
     if len(cameras) > 1:
         parameters.append(f'perception:cameras:={",".join(cameras)}')
-    for parameter in parameters:
-        command += ['-p', parameter]
+    command = node_command('perception', parameters)
     camera_command = [sys.executable, __file__, '--publish', case.text, '--size', options.size]
     camera_command += ['--seconds', str(options.seconds), '--clip', str(options.clip)]
     observer = Observer(cameras, domain_id)

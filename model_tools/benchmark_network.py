@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from edge_perception.metrics.latency import LatencyHistogram
+from edge_perception.ros.programs import node_command
 from edge_perception.ros.transport import SWITCH_VARIABLE
 from edge_perception.types import EdgePerceptionError
 
@@ -113,24 +114,24 @@ class Pipeline:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._programs: dict[str, Popen[str]] = {}
         self._output: dict[str, list[str]] = {}
-        self._start('desk', 'observer', [str(OBSERVER)])
-        self._start('desk', 'gateway', _node('gateway'))
-        robot = {
-            'perception:members': 'detector,tracker',
-            'perception:image_transport': image_transport,
-            'perception:image_reliable': str(reliable).lower(),
-            'perception:image_depth': '30',
-        }
-        self._start('robot', 'perception', _node('perception', robot))
+        self._start('desk', 'observer', [sys.executable, str(OBSERVER)])
+        self._start('desk', 'gateway', node_command('gateway'))
+        robot = [
+            'perception:members:=detector,tracker',
+            f'perception:image_transport:={image_transport}',
+            f'perception:image_reliable:={str(reliable).lower()}',
+            'perception:image_depth:=30',
+        ]
+        self._start('robot', 'perception', node_command('perception', robot))
         self.wait(lambda: 'ready' in self._output['observer'][:1], 'the observer')
         self.wait(lambda: {'detector', 'tracker', 'gateway'} <= self._active(), 'the nodes')
         # The camera comes last, and begins when the robot has subscribed.
-        camera = {
-            'source': json.dumps(str(CLIP)),
-            'rate_hz': str(float(rate_hz)),
-            'wait_for_subscriber': 'true',
-        }
-        self._start('camera', 'source', _node('source', camera))
+        camera = [
+            f'source:={json.dumps(str(CLIP))}',
+            f'rate_hz:={float(rate_hz)}',
+            'wait_for_subscriber:=true',
+        ]
+        self._start('camera', 'source', node_command('source', camera))
 
     def wait(
         self, condition: Callable[[], object], what: str, deadline_s: float = START_S
@@ -166,11 +167,9 @@ class Pipeline:
             if values.get('state') == 'active'
         }
 
-    def _start(self, machine: str, name: str, arguments: Sequence[str]) -> None:
+    def _start(self, machine: str, name: str, command: Sequence[str]) -> None:
         program = self._lab.run(
-            machine,
-            [sys.executable, *arguments],
-            {**self._environment, **self._of_machine.get(machine, {})},
+            machine, command, {**self._environment, **self._of_machine.get(machine, {})}
         )
         self._programs[name] = program
         self._output[name] = []
@@ -186,13 +185,6 @@ class Pipeline:
                 self._output[name].append(line)
         except ValueError:  # closed at the end
             pass
-
-
-def _node(name: str, parameters: Mapping[str, str] | None = None) -> list[str]:
-    arguments = ['-m', f'edge_perception.nodes.{name}', '--ros-args']
-    for key, value in (parameters or {}).items():
-        arguments += ['-p', f'{key}:={value}']
-    return arguments
 
 
 def missed_images(stamps_ns: Sequence[int], rate_hz: float, end_ns: int) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from vision_msgs.msg import Detection2DArray
 from edge_perception import media
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.messages import stamp_ns
+from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
@@ -97,9 +97,7 @@ def run_live(
     """
     domain_id = os.getpid() % 90 + 10 if domain_id is None else domain_id
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
-    for each in parameters:
-        command += ['-p', each]
+    command = node_command('perception', parameters)
     camera_command = [sys.executable, __file__, str(video), '--rate', str(rate_hz)]
     if size_wh:
         camera_command += ['--size', f'{size_wh[0]}x{size_wh[1]}']
@@ -168,17 +166,6 @@ def run_live(
     return LiveRun(
         run.stamps_ns, run.tracks, np.array(memory).reshape(-1, 2), percent, run.diagnostics
     )
-
-
-def end_process(process: subprocess.Popen[Any]) -> None:
-    """End a process as Ctrl-C would, and by force where that does not help."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.wait(10.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _frames(arguments: argparse.Namespace) -> Iterator[NDArray[np.uint8]]:

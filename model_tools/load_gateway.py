@@ -20,7 +20,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from edge_perception import media
 from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.paths import share_folder
+from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.release import make_executor
 from edge_perception.ros.statuses import histograms_from
@@ -129,18 +129,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def start(args: argparse.Namespace, video: Path, log: Path) -> subprocess.Popen[bytes]:
     """The pipeline, as a process."""
-    parameters: dict[str, Any] = {
-        'perception:members': 'source,detector,tracker,visualizer,metrics,gateway',
-        'source:source': json.dumps(str(video)),
-        'source:loop': 'true',
-        'detector:detect_every_n': args.every_n,
-        'gateway:port': 0,
-    }
+    parameters = [
+        'perception:members:=source,detector,tracker,visualizer,metrics,gateway',
+        f'source:source:={json.dumps(str(video))}',
+        'source:loop:=true',
+        f'detector:detect_every_n:={args.every_n}',
+        'gateway:port:=0',
+    ]
     if args.model:
-        parameters['detector:model_path'] = args.model
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
-    for name, value in parameters.items():
-        command += ['-p', f'{name}:={value}']
+        parameters.append(f'detector:model_path:={args.model}')
+    command = node_command('perception', parameters)
     with log.open('w') as output:
         return subprocess.Popen(command, stdout=output, stderr=output)
 
@@ -259,8 +257,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             live.spin(2.0)
             after = live.measure(args.seconds / 2)
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(20.0)
+            end_process(process)
             live.close()
     unloaded_ms = float(np.mean([part['tracker']['p95_ms'] for part in (before, after)]))
     return {

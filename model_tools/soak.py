@@ -35,7 +35,7 @@ from typing import Any
 import psutil
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from live_graph import answered_stamp_ns, end_process
+from live_graph import answered_stamp_ns
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
@@ -44,6 +44,7 @@ from vision_msgs.msg import Detection2DArray
 
 from edge_perception.media.atomic import temporary_beside
 from edge_perception.metrics.latency import LatencyHistogram
+from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
@@ -209,9 +210,7 @@ def start(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
         'gateway:port:=0',
         *args.parameter,
     ]
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
-    for each in parameters:
-        command += ['-p', each]
+    command = node_command('perception', parameters)
     with log.open('wb') as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 

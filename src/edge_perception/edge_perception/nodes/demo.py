@@ -45,6 +45,7 @@ from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.images import image_to_frame
 from edge_perception.ros.messages import ClassNames, message_to_tracks, stamp_ns
 from edge_perception.ros.paths import share_folder
+from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS, image_qos
 from edge_perception.ros.transport import apply_transport_defaults
 
@@ -160,24 +161,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def start_perception(args: argparse.Namespace, port: int, log: Any) -> subprocess.Popen[bytes]:
     """Start the pipeline as a process of its own, as a launch file would."""
     source = args.source or str(share_folder() / 'data' / 'pedestrians.mp4')
-    members = 'source,detector,tracker,visualizer,metrics'
-    parameters = {
-        'perception:members': f'{members},gateway' if port else members,
+    members = 'source,detector,tracker,visualizer,metrics' + (',gateway' if port else '')
+    parameters = [
+        f'perception:members:={members}',
         # Quoted, since a camera index would be read as a number.
-        'source:source': json.dumps(source),
-        'source:wait_for_subscriber': 'true',
-    }
+        f'source:source:={json.dumps(source)}',
+        'source:wait_for_subscriber:=true',
+    ]
     if port:
-        parameters['gateway:port'] = str(port)
+        parameters.append(f'gateway:port:={port}')
     if args.model:
-        parameters['detector:model_path'] = args.model
+        parameters.append(f'detector:model_path:={args.model}')
     if args.backend:
-        parameters['detector:backend'] = args.backend
+        parameters.append(f'detector:backend:={args.backend}')
     if args.every_n:
-        parameters['detector:detect_every_n'] = str(args.every_n)
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
-    for name, value in parameters.items():
-        command += ['-p', f'{name}:={value}']
+        parameters.append(f'detector:detect_every_n:={args.every_n}')
+    command = node_command('perception', parameters)
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
@@ -336,13 +335,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             follow(recorder, perception, console, stopping)
             early = perception.poll()
         finally:
-            if perception.poll() is None:
-                perception.send_signal(signal.SIGINT)
-            try:
-                perception.wait(10.0)
-            except subprocess.TimeoutExpired:
-                perception.kill()
-                perception.wait()
+            end_process(perception)
             recorder.close()
     report = write_results(recorder, out, time.monotonic() - started_s)
     recorder.destroy_node()
