@@ -10,7 +10,10 @@ Ground truth is in MOTChallenge's text format; frame 1 is the first frame of the
 
 With --detect-every N the detector sees frames 1, N+1, 2N+1 ..., and with --latency-frames L its
 result for frame k reaches the tracker just before frame k+L. What is scored for a frame is what
-the tracker said when that frame was stepped; nothing is corrected afterwards.
+the tracker said when that frame was stepped; nothing is corrected afterwards. With --schedule
+adaptive the detector sees the frames that AdaptiveSchedule asks for. As in the running nodes that
+is known once the frame was stepped, so that its detections come a frame later at the soonest;
+compare it with --latency-frames 1 or more. "frames_per_detection" is what to compare it by.
 
     python model_tools/evaluate_tracking.py --video street.mp4 --model yolov8n.onnx --gt gt.txt \
         --live 10 --detect-every 2
@@ -18,9 +21,10 @@ the tracker said when that frame was stepped; nothing is corrected afterwards.
 plays the video in real time, 10 frames a second, into the running nodes, and scores for each frame
 what had come before the next was due.
 
-With --sweep every --sweep-n, --sweep-latency and --sweep-trackers are run, accuracy is drawn
-against load (--plot), and a setting is recommended. It works on a video without --gt too: then
-what the first tracker says with a detection on every frame is taken for the truth.
+With --sweep every --sweep-n and the adaptive schedule, --sweep-latency and --sweep-trackers are
+run, accuracy is drawn against load (--plot), and a setting is recommended. It works on a video
+without --gt too: then what the first tracker says with a detection on every frame is taken for the
+truth.
 
 Scores are TrackEval's, in percent, over all sequences together and for each. Detections of a video
 are kept in a cache, so that only the first run of a model on a video is slow.
@@ -37,8 +41,9 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +55,14 @@ from rich.progress import track as progress
 
 from edge_perception.detection import Detector
 from edge_perception.media import open_source
-from edge_perception.tracking import TRACKERS, Tracker, create_tracker
+from edge_perception.tracking import (
+    TRACKERS,
+    AdaptiveParameters,
+    AdaptiveSchedule,
+    Tracker,
+    create_tracker,
+)
+from edge_perception.tracking.base import changed
 from edge_perception.types import Detections, EdgePerceptionError, Tracks
 
 Item = TypeVar('Item')
@@ -95,10 +107,19 @@ class TrackingRun:
     Attributes:
         tracks: of every frame, as put out when it was stepped.
         step_us: time of every frame in microseconds: corrections and step.
+        detected: indices of the frames that the detector was given.
+        reasons: how often the adaptive schedule asked for a detection, by its reason.
     """
 
     tracks: list[Tracks]
     step_us: NDArray[np.float64]
+    detected: list[int]
+    reasons: Counter[str]
+
+    @property
+    def frames_per_detection(self) -> float:
+        """Mean number of frames that share one detection: 1 is a detection on every frame."""
+        return len(self.tracks) / max(len(self.detected), 1)
 
 
 def track(
@@ -106,6 +127,7 @@ def track(
     tracker: Tracker[Any],
     *,
     detect_every: int = 1,
+    adaptive: AdaptiveParameters | None = None,
     latency_frames: int = 0,
     use_images: bool = True,
 ) -> TrackingRun:
@@ -115,21 +137,39 @@ def track(
         sequence: what to track.
         tracker: a fresh one.
         detect_every: the detector sees every n-th frame, from the first.
-        latency_frames: how many frames later its result arrives.
+        adaptive: the detector sees the frames that a schedule with these parameters asks for;
+            None for every n-th.
+        latency_frames: how many frames later its result arrives; what the schedule asks for comes
+            before the next frame at the soonest.
         use_images: let the tracker see the pictures, where there are any.
     """
+    stamps_ns = sequence.stamps_ns
     images = sequence.images() if sequence.images and use_images else None
+    schedule = AdaptiveSchedule(adaptive) if adaptive else None
     tracks: list[Tracks] = []
-    step_us = np.empty(len(sequence.stamps_ns))
-    for index, stamp_ns in enumerate(sequence.stamps_ns):
+    step_us = np.empty(len(stamps_ns))
+    detected: list[int] = []
+    under_way: deque[int] = deque()
+    reasons: Counter[str] = Counter()
+    for index, stamp_ns in enumerate(stamps_ns):
         image = next(images) if images else None
-        arriving = index - latency_frames
+        if schedule is None and index % detect_every == 0:
+            detected.append(index)
+            under_way.append(index)
         start = time.perf_counter()
-        if arriving >= 0 and arriving % detect_every == 0:
-            tracker.correct(sequence.stamps_ns[arriving], sequence.detections[arriving])
+        if under_way and index - under_way[0] >= latency_frames:
+            arriving = under_way.popleft()
+            if schedule:
+                took_ns = stamps_ns[arriving + latency_frames] - stamps_ns[arriving]
+                schedule.detection_took(took_ns * 1e-9)
+            tracker.correct(stamps_ns[arriving], sequence.detections[arriving])
         tracks.append(tracker.step(stamp_ns, image))
+        if schedule and schedule.wants(stamp_ns, tracker.quality):
+            detected.append(index)
+            under_way.append(index)
+            reasons[schedule.reason] += 1
         step_us[index] = (time.perf_counter() - start) * 1e6
-    return TrackingRun(tracks, step_us)
+    return TrackingRun(tracks, step_us, detected, reasons)
 
 
 def write_mot(path: Path, tracks: Sequence[Tracks]) -> None:
@@ -435,19 +475,22 @@ def evaluate(
     create: Callable[[], Tracker[Any]],
     *,
     detect_every: int = 1,
+    adaptive: AdaptiveParameters | None = None,
     latency_frames: int = 0,
     use_images: bool = True,
 ) -> dict[str, Any]:
     """Track and score sequences, each with a tracker of its own.
 
     Returns:
-        What `score` returns, with `us_per_step` beside each set of scores.
+        What `score` returns, with `us_per_step` and `frames_per_detection` beside each set of
+        scores, and `asked_because`: how often the adaptive schedule asked, by its reason.
     """
     runs = {
         sequence.name: track(
             sequence,
             create(),
             detect_every=detect_every,
+            adaptive=adaptive,
             latency_frames=latency_frames,
             use_images=use_images,
         )
@@ -458,8 +501,14 @@ def evaluate(
     )
     every_us = np.concatenate([run.step_us for run in runs.values()])
     report['us_per_step'] = round(float(every_us.mean()), 1)
+    detected_count = sum(len(run.detected) for run in runs.values())
+    report['frames_per_detection'] = round(len(every_us) / max(detected_count, 1), 2)
+    reasons: Counter[str] = sum((run.reasons for run in runs.values()), Counter())
+    report['asked_because'] = dict(reasons.most_common())
     for name, run in runs.items():
-        report['sequences'][name]['us_per_step'] = round(float(run.step_us.mean()), 1)
+        scores = report['sequences'][name]
+        scores['us_per_step'] = round(float(run.step_us.mean()), 1)
+        scores['frames_per_detection'] = round(run.frames_per_detection, 2)
     return report
 
 
@@ -544,34 +593,51 @@ def sweep(
     trackers: Sequence[str],
     detect_every: Sequence[int],
     latency_frames: Sequence[int],
+    adaptive: AdaptiveParameters | None = None,
     use_images: bool = True,
 ) -> list[dict[str, Any]]:
-    """Score every combination.
+    """Score every combination of tracker, latency and schedule.
+
+    Args:
+        sequences: with ground truth.
+        trackers: names.
+        detect_every: each a schedule.
+        latency_frames: each for all schedules.
+        adaptive: one more schedule; None for none.
+        use_images: let the tracker see the pictures, where there are any.
 
     Returns:
-        What `evaluate` returns of each, without `sequences`, and with `tracker`, `detect_every`,
-        `latency_frames` and `load_percent`: the time that detections and steps take, in percent
-        of the time that passes.
+        What `evaluate` returns of each, without `sequences`, and with `tracker`, `schedule`
+        (every_n or adaptive), `detect_every` (None where adaptive), `latency_frames` and
+        `load_percent`: the time that detections and steps take, in percent of the time that
+        passes.
     """
-    combinations = list(itertools.product(trackers, latency_frames, detect_every))
+    schedules = [*detect_every, *([None] if adaptive else [])]
+    combinations = list(itertools.product(trackers, latency_frames, schedules))
     rows = []
     for tracker, latency, every_n in _progress(combinations, 'sweeping', len(combinations)):
         report = evaluate(
             sequences,
             lambda name=tracker: create_tracker(name),  # type: ignore[misc]
-            detect_every=every_n,
+            detect_every=every_n or 1,
+            adaptive=None if every_n else adaptive,
             latency_frames=latency,
             use_images=use_images,
         )
-        del report['sequences']
+        scores_of = report.pop('sequences')
         busy_ms = sum(
-            len(s.stamps_ns) * (s.detect_ms / every_n + report['us_per_step'] / 1e3)
+            len(s.stamps_ns)
+            * (
+                s.detect_ms / scores_of[s.name]['frames_per_detection']
+                + report['us_per_step'] / 1e3
+            )
             for s in sequences
         )
         passed_ms = sum((s.stamps_ns[-1] - s.stamps_ns[0]) / 1e6 for s in sequences)
         rows.append(
             {
                 'tracker': tracker,
+                'schedule': 'every_n' if every_n else 'adaptive',
                 'detect_every': every_n,
                 'latency_frames': latency,
                 **report,
@@ -601,17 +667,30 @@ def recommend(rows: Sequence[Mapping[str, Any]]) -> str:
         best = max(same, key=lambda row: row['HOTA'])
         good = [row for row in same if row['HOTA'] >= 0.95 * best['HOTA']]
         chosen = min(good, key=lambda row: (row['load_percent'], -row['HOTA']))
+        setting = (
+            f'detect_every_n {chosen["detect_every"]}'
+            if chosen['detect_every']
+            else 'schedule adaptive (of tracker and detector)'
+        )
         lines.append(
-            f'Detections {latency} frames late: tracker {chosen["tracker"]}, detect_every_n '
-            f'{chosen["detect_every"]}: HOTA {chosen["HOTA"]:.1f} at {chosen["load_percent"]:.0f} '
-            f'% load (best is {best["HOTA"]:.1f} with {best["tracker"]}, N = '
-            f'{best["detect_every"]}, at {best["load_percent"]:.0f} %).'
+            f'Detections {latency} frames late: tracker {chosen["tracker"]}, {setting}: '
+            f'HOTA {chosen["HOTA"]:.1f} at {chosen["load_percent"]:.0f} % load (best is '
+            f'{best["HOTA"]:.1f} with {best["tracker"]}, {_schedule_label(best)}, at '
+            f'{best["load_percent"]:.0f} %).'
         )
     return '\n'.join(lines)
 
 
+def _schedule_label(row: Mapping[str, Any]) -> str:
+    """The schedule of a row of a sweep, with the N that an adaptive one came to."""
+    if row['detect_every']:
+        return f'N = {row["detect_every"]}'
+    return f'adaptive (N = {row["frames_per_detection"]:.1f})'
+
+
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw HOTA against load, a line a tracker and latency, N beside each point."""
+    """Draw HOTA against load: a line a tracker and latency, N beside each point, a star for the
+    adaptive schedule."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -622,11 +701,18 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         line = [
             row for row in rows if (row['tracker'], row['latency_frames']) == (tracker, latency)
         ]
-        loads = [row['load_percent'] for row in line]
-        scores = [row['HOTA'] for row in line]
-        axes.plot(loads, scores, marker='o', label=f'{tracker}, {latency} frames late')
-        for row, load, hota in zip(line, loads, scores, strict=True):
-            axes.annotate(f'N={row["detect_every"]}', (load, hota), fontsize=7)
+        fixed = [row for row in line if row['detect_every']]
+        (drawn,) = axes.plot(
+            [row['load_percent'] for row in fixed],
+            [row['HOTA'] for row in fixed],
+            marker='o',
+            label=f'{tracker}, {latency} frames late',
+        )
+        for row in line:
+            point = (row['load_percent'], row['HOTA'])
+            if not row['detect_every']:
+                axes.plot(*point, marker='*', markersize=12, color=drawn.get_color())
+            axes.annotate(_schedule_label(row), point, fontsize=7)
     axes.set_xlabel('load: time of detections and steps / time, %')
     axes.set_ylabel('HOTA, %')
     axes.grid(alpha=0.3)
@@ -644,13 +730,26 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The sweep for people: a line a combination."""
-    columns = ('tracker', 'detect_every', 'latency_frames', 'HOTA', 'IDF1', 'IDSW', 'load_percent')
+    columns = (
+        'tracker',
+        'schedule',
+        'frames_per_detection',
+        'latency_frames',
+        'HOTA',
+        'AssA',
+        'IDF1',
+        'IDSW',
+        'load_percent',
+    )
     return _aligned([columns, *([_cell(row[column]) for column in columns] for row in rows)])
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The scores for people: a line a sequence, the last one for all."""
-    columns = ('HOTA', 'DetA', 'AssA', 'MOTA', 'IDF1', 'IDSW', 'FP', 'FN', 'us_per_step')
+    columns = ['HOTA', 'DetA', 'AssA', 'MOTA', 'IDF1', 'IDSW', 'FP', 'FN', 'us_per_step']
+    # Of the live graph it is not known.
+    if 'frames_per_detection' in report:
+        columns.append('frames_per_detection')
     lines = [('sequence', *columns)]
     rows = dict(report['sequences'])
     if len(rows) != 1:
@@ -732,6 +831,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar='NAME=VALUE',
         help='a parameter of the tracker; may be given several times',
     )
+    parser.add_argument(
+        '--schedule',
+        default='every_n',
+        choices=('every_n', 'adaptive'),
+        help='detect on every --detect-every-th frame, or on those that AdaptiveSchedule asks for',
+    )
+    parser.add_argument(
+        '--schedule-set',
+        action='append',
+        default=[],
+        type=_parse_parameter,
+        metavar='NAME=VALUE',
+        help='a parameter of the adaptive schedule; may be given several times',
+    )
     parser.add_argument('--detect-every', type=_positive, default=1, metavar='N')
     parser.add_argument('--latency-frames', type=_not_negative, default=0, metavar='L')
     parser.add_argument(
@@ -771,8 +884,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error('--video needs --gt, or --sweep, which can do without')
     if options.live and not options.video:
         parser.error('--live needs --video')
-    if options.live and (options.set or options.latency_frames):
+    if options.live and (options.set or options.schedule_set or options.latency_frames):
         parser.error('--live takes --parameter, and the latency that there is')
+    if options.schedule == 'adaptive' and options.detect_every != 1:
+        parser.error('--detect-every is for --schedule every_n')
+    if options.schedule_set and options.schedule != 'adaptive' and not options.sweep:
+        parser.error('--schedule-set needs --schedule adaptive, or --sweep')
     return options
 
 
@@ -782,6 +899,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.live:
         return _main_live(options)
+    adaptive = changed(AdaptiveParameters(), **dict(options.schedule_set))
     if options.video:
         sequences = [
             open_video(
@@ -797,24 +915,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         sequences = open_mot_root(options.mot_root, options.sequences)
     if options.sweep:
-        return _main_sweep(options, sequences)
+        return _main_sweep(options, sequences, adaptive)
+    is_adaptive = options.schedule == 'adaptive'
     report = evaluate(
         sequences,
         lambda: create_tracker(options.tracker, **dict(options.set)),
         detect_every=options.detect_every,
+        adaptive=adaptive if is_adaptive else None,
         latency_frames=options.latency_frames,
         use_images=not options.no_images,
     )
     report['settings'] = {
         'tracker': options.tracker,
         'parameters': dict(options.set),
-        'detect_every': options.detect_every,
+        'schedule': options.schedule,
+        'schedule_parameters': asdict(adaptive) if is_adaptive else None,
+        'detect_every': None if is_adaptive else options.detect_every,
         'latency_frames': options.latency_frames,
         'images': bool(options.video) and not options.no_images,
     }
     if options.json:
         write_json(options.json, report)
     print(table(report))
+    if report['asked_because']:
+        because = ', '.join(f'{reason} {n}' for reason, n in report['asked_because'].items())
+        print(f'asked for a detection because of: {because}')
     return 0
 
 
@@ -828,6 +953,8 @@ def _main_live(options: argparse.Namespace) -> int:
         parameters.append(f'detector:image_size:={options.imgsz}')
     if options.no_images:
         parameters.append('tracker:use_images:=false')
+    if options.schedule == 'adaptive':
+        parameters += ['detector:schedule:=adaptive', 'tracker:schedule:=adaptive']
     report = evaluate_live(
         options.video,
         options.gt,
@@ -851,7 +978,11 @@ def _main_live(options: argparse.Namespace) -> int:
     return 0
 
 
-def _main_sweep(options: argparse.Namespace, sequences: Sequence[TrackingSequence]) -> int:
+def _main_sweep(
+    options: argparse.Namespace,
+    sequences: Sequence[TrackingSequence],
+    adaptive: AdaptiveParameters,
+) -> int:
     use_images = not options.no_images
     with tempfile.TemporaryDirectory() as folder:
         with_truth = [
@@ -867,6 +998,7 @@ def _main_sweep(options: argparse.Namespace, sequences: Sequence[TrackingSequenc
             trackers=options.sweep_trackers,
             detect_every=options.sweep_n,
             latency_frames=options.sweep_latency,
+            adaptive=adaptive,
             use_images=use_images,
         )
     recommendation = recommend(rows)

@@ -9,7 +9,11 @@ import evaluate_tracking as tool
 import numpy as np
 import pytest
 
-from edge_perception.tracking import create_tracker
+from edge_perception.tracking import (
+    AdaptiveParameters,
+    TrackingQuality,
+    create_tracker,
+)
 from edge_perception.types import Detections
 
 pytest.importorskip('trackeval')
@@ -105,6 +109,75 @@ def test_every_nth_frame_is_detected_and_arrives_late():
     ]
 
 
+class Doubtful(Recorder):
+    """A tracker in doubt from one frame on, until a detection of that frame or later comes."""
+
+    def __init__(self, doubtful_from_ns):
+        super().__init__()
+        self._doubtful_from_ns = doubtful_from_ns
+        self._now_ns = self._corrected_ns = -1
+
+    def correct(self, stamp_ns, detections):
+        super().correct(stamp_ns, detections)
+        self._corrected_ns = stamp_ns
+
+    def step(self, stamp_ns, image=None):
+        self._now_ns = stamp_ns
+        return super().step(stamp_ns, image)
+
+    @property
+    def quality(self):
+        is_doubtful = self._now_ns >= self._doubtful_from_ns > self._corrected_ns
+        return TrackingQuality(uncertainty=9.0 if is_doubtful else 0.0)
+
+
+@pytest.mark.parametrize(
+    ('latency_frames', 'answered_by'),
+    # What is asked for once a frame was stepped cannot come before the next.
+    [(0, [1, 4, 14]), (1, [1, 4, 14]), (2, [2, 5, 15])],
+)
+def test_the_adaptive_schedule_is_asked_after_each_step(latency_frames, answered_by):
+    frame_ns = 100_000_000
+    stamps = [k * frame_ns for k in range(18)]
+    sequence = tool.TrackingSequence('s', stamps, [Detections.empty()] * 18, None)
+    recorder = Doubtful(doubtful_from_ns=3 * frame_ns)
+    parameters = AdaptiveParameters(max_interval_s=1.0, max_load=1.0)
+    run = tool.track(sequence, recorder, adaptive=parameters, latency_frames=latency_frames)
+    assert run.detected == [0, 3, 13]
+    assert run.reasons == {'first frame': 1, 'uncertain tracks': 1, 'longest interval': 1}
+    assert run.frames_per_detection == 6.0
+    corrected = [
+        (stamp // frame_ns, recorder.calls[i + 1][1] // frame_ns)
+        for i, (what, stamp) in enumerate(recorder.calls)
+        if what == 'correct'
+    ]
+    assert corrected == list(zip([0, 3, 13], answered_by, strict=True))
+
+
+def test_a_schedule_is_reported_with_its_load_and_its_reasons(tmp_path, capsys):
+    write_sequence(tmp_path / 'mot', 'street', frames=40)
+    out = tmp_path / 'out.json'
+    arguments = ['--mot-root', str(tmp_path / 'mot'), '--json', str(out), '--latency-frames', '1']
+    adaptive = ['--schedule', 'adaptive', '--schedule-set', 'max_uncertainty=9']
+    assert tool.main([*arguments, *adaptive, '--schedule-set', 'max_interval_s=0.5']) == 0
+    assert 'longest interval 7' in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report['frames_per_detection'] == 5.0
+    assert report['asked_because'] == {'longest interval': 7, 'first frame': 1}
+    assert report['settings']['schedule_parameters']['max_uncertainty'] == 9
+    assert tool.main([*arguments, '--detect-every', '4']) == 0
+    report = json.loads(out.read_text())
+    assert report['frames_per_detection'] == 4.0
+    assert report['asked_because'] == {}
+
+
+def test_unknown_parameters_of_the_schedule_are_refused(tmp_path, capsys):
+    write_sequence(tmp_path, 'street')
+    arguments = ['--mot-root', str(tmp_path), '--schedule', 'adaptive']
+    assert tool.main([*arguments, '--schedule-set', 'patience=1']) == 1
+    assert 'AdaptiveParameters has no patience' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('break_it', 'message'),
     [
@@ -161,13 +234,17 @@ def test_a_sweep_recommends_the_least_load_that_is_nearly_as_good(tmp_path, caps
     arguments += ['--sweep-latency', '0', '--json', str(out), '--plot', str(picture)]
     assert tool.main([*arguments, '--sweep-trackers', 'hybrid', 'iou']) == 0
     rows = json.loads(out.read_text())['rows']
-    assert [(row['tracker'], row['detect_every']) for row in rows] == [
-        ('hybrid', 1),
-        ('hybrid', 4),
-        ('iou', 1),
-        ('iou', 4),
+    assert [(row['tracker'], row['schedule'], row['detect_every']) for row in rows] == [
+        ('hybrid', 'every_n', 1),
+        ('hybrid', 'every_n', 4),
+        ('hybrid', 'adaptive', None),
+        ('iou', 'every_n', 1),
+        ('iou', 'every_n', 4),
+        ('iou', 'adaptive', None),
     ]
-    assert 'detect_every_n' in capsys.readouterr().out
+    assert [row['frames_per_detection'] for row in rows[:2]] == [1.0, 4.0]
+    assert 1.0 < rows[2]['frames_per_detection'] <= 10.0
+    assert 'Detections 0 frames late' in capsys.readouterr().out
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
@@ -176,6 +253,7 @@ def test_the_recommendation_is_in_words():
         return {
             'tracker': 'hybrid',
             'detect_every': every_n,
+            'frames_per_detection': every_n or 6.25,
             'latency_frames': 3,
             'HOTA': hota,
             'load_percent': load,
@@ -184,6 +262,13 @@ def test_the_recommendation_is_in_words():
     assert tool.recommend([row(1, 60.0, 90.0), row(5, 58.0, 20.0), row(10, 50.0, 11.0)]) == (
         'Detections 3 frames late: tracker hybrid, detect_every_n 5: HOTA 58.0 at 20 % load '
         '(best is 60.0 with hybrid, N = 1, at 90 %).'
+    )
+    assert tool.recommend([row(1, 60.0, 90.0), row(None, 58.0, 15.0), row(5, 57.5, 20.0)]) == (
+        'Detections 3 frames late: tracker hybrid, schedule adaptive (of tracker and detector): '
+        'HOTA 58.0 at 15 % load (best is 60.0 with hybrid, N = 1, at 90 %).'
+    )
+    assert 'best is 60.0 with hybrid, adaptive (N = 6.2), at 15 %' in tool.recommend(
+        [row(None, 60.0, 15.0), row(5, 57.5, 20.0)]
     )
 
 

@@ -18,8 +18,19 @@ from edge_perception.tracking import (
 CALM = TrackingQuality()
 
 
-def requests(schedule, quality, frames):
-    return [k for k in range(frames) if schedule.wants(k * FRAME_NS, quality(k))]
+def requests(schedule, quality, frames, *, answered_after_s=0.0):
+    """The frames asked for by a schedule whose requests are answered that long after."""
+    asked = []
+    under_way_ns = None
+    for k in range(frames):
+        now_ns = k * FRAME_NS
+        if under_way_ns is not None and now_ns - under_way_ns >= answered_after_s * 1e9:
+            schedule.detection_took(answered_after_s)
+            under_way_ns = None
+        if schedule.wants(now_ns, quality(k)):
+            asked.append(k)
+            under_way_ns = now_ns
+    return asked
 
 
 def test_calm_tracks_wait_for_the_longest_interval():
@@ -43,11 +54,27 @@ def test_doubt_asks_at_once(doubt, reason):
     assert schedule.reason == reason
 
 
+DOUBTFUL = TrackingQuality(uncertainty=9.0)
+
+
 def test_detections_take_no_more_than_their_share():
     schedule = AdaptiveSchedule(AdaptiveParameters(max_load=0.5, max_interval_s=1.0))
-    schedule.detection_took(0.2)
-    asked = requests(schedule, lambda k: TrackingQuality(uncertainty=9.0), 40)
+    asked = requests(schedule, lambda k: DOUBTFUL, 40, answered_after_s=0.2)
     assert asked == list(range(0, 40, 4))
+
+
+def test_nothing_else_is_asked_for_while_a_detection_is_under_way():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_load=1.0, max_interval_s=1.0))
+    asked = [k for k in range(4) if schedule.wants(k * FRAME_NS, DOUBTFUL)]
+    assert asked == [0]
+    schedule.detection_took(0.4)
+    assert schedule.wants(4 * FRAME_NS, DOUBTFUL)
+
+
+def test_an_answer_that_never_comes_stops_nothing():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_interval_s=1.0))
+    asked = [k for k in range(31) if schedule.wants(k * FRAME_NS, DOUBTFUL)]
+    assert asked == [0, 10, 20, 30]
 
 
 def test_a_jump_back_asks_anew():

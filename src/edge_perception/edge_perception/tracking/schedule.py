@@ -59,17 +59,24 @@ class AdaptiveSchedule:
     def reset(self) -> None:
         """Begin anew, as after a jump of the stamps."""
         self._asked_ns: int | None = None
+        self._is_under_way = False
         self._detection_s = 0.0
         self._frames_since = 0
         self.reason = ''
         self.chosen_n = 0
 
     def detection_took(self, duration_s: float) -> None:
-        """Tell how long a detection took; the mean of the last few counts against max_load."""
+        """Tell that the detection asked for has come, and how long it took.
+
+        The mean of the last few counts against max_load.
+        """
+        self._is_under_way = False
         self._detection_s += (duration_s - self._detection_s) * (0.3 if self._detection_s else 1.0)
 
     def wants(self, stamp_ns: int, quality: TrackingQuality) -> bool:
         """Whether this frame should be detected on.
+
+        While the answer to a request is on its way nothing but the longest interval asks again.
 
         Args:
             stamp_ns: of the frame that the tracker has just stepped.
@@ -83,7 +90,7 @@ class AdaptiveSchedule:
         if not reason:
             return False
         self.reason, self.chosen_n = reason, self._frames_since
-        self._asked_ns, self._frames_since = stamp_ns, 0
+        self._asked_ns, self._frames_since, self._is_under_way = stamp_ns, 0, True
         return True
 
     def _why(self, stamp_ns: int, quality: TrackingQuality) -> str:
@@ -97,6 +104,9 @@ class AdaptiveSchedule:
             return ''
         if since_s >= parameters.max_interval_s - 5e-4:
             return 'longest interval'
+        # Its answer may settle the doubt; one that never comes must not stop the detections.
+        if self._is_under_way:
+            return ''
         if quality.outside_motion >= parameters.min_outside_motion:
             return 'motion outside the tracks'
         if quality.uncertainty >= parameters.max_uncertainty:
