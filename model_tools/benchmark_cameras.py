@@ -24,13 +24,10 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import os
 import re
 import statistics
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,12 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import psutil
 import rclpy
 from command_line import command, write_whole
-from diagnostic_msgs.msg import DiagnosticArray
-from live_graph import LEAD_IN_S, LiveGraphError
-from rclpy.context import Context
+from live_graph import LEAD_IN_S, Observer, own_domain_id, run_graph
 from rclpy.node import Node
 from rich.console import Console
 from rich.table import Table
@@ -57,9 +51,7 @@ from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.cameras import in_camera
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.messages import make_header
-from edge_perception.ros.programs import end_process, node_command
-from edge_perception.ros.qos import RESULTS_QOS, image_qos
-from edge_perception.ros.release import make_executor
+from edge_perception.ros.qos import image_qos
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import Frame
 
@@ -75,7 +67,6 @@ CASES = (
     '8x10/5',
 )
 KEPT_FRAMES = 20
-START_S = 90.0
 SETTLE_S = 1.0
 TABLE_WIDTH = 130
 
@@ -129,51 +120,39 @@ def fair_shares(wanted: Sequence[float], total: float) -> list[float]:
     return shares
 
 
-class Observer:
-    """Takes in what `perception` publishes, with the time of arrival."""
+class Arrivals:
+    """When the results of each image came.
 
-    def __init__(self, cameras: Sequence[str], domain_id: int) -> None:
-        self._context = Context()
-        rclpy.init(args=[], context=self._context, domain_id=domain_id)
-        self._node = Node('observer', context=self._context)
-        self._executor = make_executor(self._context)
-        self._executor.add_node(self._node)
-        self.arrived_ns: dict[str, dict[str, dict[int, int]]] = {}
-        self.diagnostics: dict[str, dict[str, str]] = {}
-        for topic in ('tracks', 'detections'):
-            self.arrived_ns[topic] = {camera: {} for camera in cameras}
-            for camera, arrived_ns in self.arrived_ns[topic].items():
+    Args:
+        observer: who takes them in.
+        cameras: whose results.
+
+    Attributes:
+        tracks_ns: camera -> stamp of an image -> arrival of its tracks.
+        detections_ns: likewise of its detections.
+    """
+
+    def __init__(self, observer: Observer, cameras: Sequence[str]) -> None:
+        self.tracks_ns: dict[str, dict[int, int]] = {camera: {} for camera in cameras}
+        self.detections_ns: dict[str, dict[int, int]] = {camera: {} for camera in cameras}
+        for topic, arrived_ns in (
+            ('tracks', self.tracks_ns),
+            ('detections', self.detections_ns),
+        ):
+            for camera in cameras:
                 # Raw, because decoding would take time from what is measured.
-                self._node.create_subscription(
+                observer.subscribe(
                     Detection2DArray,
                     in_camera(camera, topic),
-                    partial(self._on_result, arrived_ns),
-                    RESULTS_QOS,
+                    partial(self._on_result, arrived_ns[camera]),
                     raw=True,
                 )
-        self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
 
     @staticmethod
     def _on_result(arrived_ns: dict[int, int], data: bytes) -> None:
         # CDR, little endian: four bytes of encapsulation, then the stamp of the header.
         sec, nanosec = struct.unpack_from('<iI', data, 4)
         arrived_ns.setdefault(sec * 1_000_000_000 + nanosec, time.time_ns())
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {item.key: item.value for item in status.values}
-            self.diagnostics[status.name.split(':')[0]] = values
-
-    def spin_once(self) -> None:
-        """Take in for a moment."""
-        self._executor.spin_once(timeout_sec=0.1)
-
-    def close(self) -> None:
-        """Leave the graph."""
-        self._executor.remove_node(self._node)
-        self._node.destroy_node()
-        self._executor.shutdown()
-        self._context.try_shutdown()
 
 
 def run_case(case: Case, options: argparse.Namespace, domain_id: int) -> dict[str, Any]:
@@ -182,70 +161,46 @@ def run_case(case: Case, options: argparse.Namespace, domain_id: int) -> dict[st
     Raises:
         LiveGraphError: `perception` or the cameras ended early, or nothing came.
     """
-    cameras = case.cameras
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
     parameters = [f'detector:detect_every_n:={case.every_n}', *options.parameter]
     if options.model:
         parameters.append(f'detector:model_path:={options.model}')
-    if len(cameras) > 1:
-        parameters.append(f'perception:cameras:={",".join(cameras)}')
-    command = node_command('perception', parameters)
+    if len(case.cameras) > 1:
+        parameters.append(f'perception:cameras:={",".join(case.cameras)}')
     camera_command = [sys.executable, __file__, '--publish', case.text, '--size', options.size]
     camera_command += ['--seconds', str(options.seconds), '--clip', str(options.clip)]
-    observer = Observer(cameras, domain_id)
-    rss_mib: list[float] = []
-    cpu_s: list[tuple[float, float]] = []
-    started_s = sampled_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        stamps_path = Path(folder) / 'stamps.json'
-        perception = subprocess.Popen(command, env=environment)
-        with stamps_path.open('w') as output:
-            publisher = subprocess.Popen(camera_command, env=environment, stdout=output)
-        process = psutil.Process(perception.pid)
-        try:
-            while publisher.poll() is None:
-                observer.spin_once()
-                now_s = time.monotonic()
-                if perception.poll() is not None:
-                    raise LiveGraphError(
-                        f'perception ended with status {perception.returncode}; see its output'
-                    )
-                is_running = all(observer.arrived_ns['detections'].values())
-                if not is_running and now_s - started_s > START_S:
-                    raise LiveGraphError(f'not every camera had detections within {START_S:.0f} s')
-                if is_running and now_s - sampled_s > 1.0:
-                    sampled_s = now_s
-                    rss_mib.append(process.memory_info().rss / 2**20)
-                    times = process.cpu_times()
-                    cpu_s.append((now_s, times.user + times.system))
-        finally:
-            for child in (publisher, perception):
-                end_process(child)
-            observer.close()
-        if publisher.returncode:
-            raise LiveGraphError('the cameras ended early; see their output')
-        stamps_ns = json.loads(stamps_path.read_text())
-    figures = _figures(case, stamps_ns, observer)
-    figures['rss_mib'] = rss_mib[-1] if rss_mib else float('nan')
-    if len(cpu_s) > 1:
-        (first_s, first_cpu_s), (last_s, last_cpu_s) = cpu_s[0], cpu_s[-1]
-        figures['cpu_percent_of_one_core'] = 100 * (last_cpu_s - first_cpu_s) / (last_s - first_s)
-    return figures
+    with Observer(domain_id) as observer:
+        arrivals = Arrivals(observer, case.cameras)
+        stamps_ns, usage = run_graph(
+            observer,
+            parameters,
+            camera_command,
+            domain_id=domain_id,
+            has_begun=lambda: all(arrivals.detections_ns.values()),
+            awaited='detections of every camera',
+        )
+    return {
+        **_figures(case, stamps_ns, arrivals),
+        'batch': int(observer.diagnostics.get('detector', {}).get('batch', 1)),
+        'rss_mib': float(usage.rss_mib[-1, 1]) if len(usage.rss_mib) else float('nan'),
+        'cpu_percent_of_one_core': usage.cpu_percent_of_one_core,
+    }
 
 
-def _figures(case: Case, stamps_ns: Sequence[Sequence[int]], observer: Observer) -> dict[str, Any]:
+def _figures(case: Case, stamps_ns: Sequence[Sequence[int]], arrivals: Arrivals) -> dict[str, Any]:
     per_camera = []
     latency = LatencyHistogram()
     detections: list[float] = []
     for camera, rate_hz, stamps in zip(case.cameras, case.rates_hz, stamps_ns, strict=True):
-        tracks = observer.arrived_ns['tracks'][camera]
+        tracks = arrivals.tracks_ns[camera]
         answered = [stamp for stamp in stamps if stamp in tracks]
         for stamp in answered:
             latency.add((tracks[stamp] - stamp) / 1e6)
         # By arrival: under overload what is in work at the end belongs to nobody.
         first_ns, last_ns = stamps[0], stamps[-1]
-        arrivals = observer.arrived_ns['detections'][camera].values()
-        found = sum(first_ns <= arrived_ns <= last_ns for arrived_ns in arrivals)
+        found = sum(
+            first_ns <= arrived_ns <= last_ns
+            for arrived_ns in arrivals.detections_ns[camera].values()
+        )
         detections.append(found / ((last_ns - first_ns) / 1e9))
         per_camera.append(
             {
@@ -266,7 +221,6 @@ def _figures(case: Case, stamps_ns: Sequence[Sequence[int]], observer: Observer)
         'tracks_p50_ms': summary.p50_ms,
         'tracks_p95_ms': summary.p95_ms,
         'without_tracks_percent': 100 * (published - summary.count) / published,
-        'batch': int(observer.diagnostics.get('detector', {}).get('batch', 1)),
         'cameras': per_camera,
     }
 
@@ -357,9 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width, height = (int(part) for part in options.size.split('x'))
     if options.publish:
         return publish(options.publish, (width, height), options.seconds, options.clip)
-    apply_transport_defaults()
     cases = options.cases or [Case.parse(text) for text in CASES]
-    domain_id = os.getpid() % 90 + 10 if options.domain_id is None else options.domain_id
+    domain_id = own_domain_id() if options.domain_id is None else options.domain_id
     results: dict[str, list[dict[str, Any]]] = {case.text: [] for case in cases}
     for _ in range(options.rounds):
         for case in cases:

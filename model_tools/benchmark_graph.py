@@ -44,7 +44,8 @@ def figures(run: LiveRun) -> dict[str, Any]:
             latency.add(latency_ms[stamp])
     summary = latency.summary()
     # The first quarter is start-up: caches, pools and the first detections.
-    times_s, sizes_mib = run.rss_mib[len(run.rss_mib) // 4 :].T
+    rss_mib = run.usage.rss_mib
+    times_s, sizes_mib = rss_mib[len(rss_mib) // 4 :].T
     slope = np.polyfit(times_s, sizes_mib, 1)[0] if len(times_s) > 2 else float('nan')
     return {
         'published': len(run.stamps_ns),
@@ -54,7 +55,7 @@ def figures(run: LiveRun) -> dict[str, Any]:
         'latency_p95_ms': summary.p95_ms,
         'latency_p99_ms': summary.p99_ms,
         'latency_max_ms': summary.max_ms,
-        'cpu_percent_of_one_core': run.cpu_percent_of_one_core,
+        'cpu_percent_of_one_core': run.usage.cpu_percent_of_one_core,
         'rss_mib': float(sizes_mib[-1]) if len(sizes_mib) else float('nan'),
         'rss_growth_mib_per_minute': float(slope) * 60.0,
         'lost_frames': lost,

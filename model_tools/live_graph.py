@@ -1,6 +1,7 @@
 """Runs the real graph in real time: a camera process, `perception`, and an observer here.
 
-benchmark_graph.py and `evaluate_tracking.py --live` are built on it. Run as a program it is the
+What the tools that measure the graph share, and the measurement of one video (`run_live`), on
+which benchmark_graph.py and `evaluate_tracking.py --live` are built. Run as a program it is the
 camera: it publishes a video at an even rate and prints the stamps that it gave.
 """
 
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,159 @@ LEAD_IN_S = 3.0
 """Grey images before the video, not counted: the two sides of a connection find each other up to
 a second apart, and best-effort images of that time are lost whatever the receiver does."""
 
-_START_S = 60.0
+_START_S = 90.0
 _SETTLE_S = 2.0
 _KEPT_FRAMES = 20
 
 
 class LiveGraphError(EdgePerceptionError):
     """The graph did not start, or a process of it ended early."""
+
+
+def own_domain_id() -> int:
+    """A ROS domain that depends on the process, so that two measurements do not meet."""
+    return os.getpid() % 90 + 10
+
+
+def start_perception(
+    parameters: Sequence[str], *, domain_id: int, log: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `perception` as a process.
+
+    Args:
+        parameters: `NODE:NAME:=VALUE` for its nodes.
+        domain_id: ROS domain.
+        log: file for what it says; None lets it say it here.
+    """
+    command = node_command('perception', parameters)
+    if log is None:
+        return subprocess.Popen(command, env=_in_domain(domain_id))
+    with log.open('wb') as output:
+        return subprocess.Popen(
+            command, env=_in_domain(domain_id), stdout=output, stderr=subprocess.STDOUT
+        )
+
+
+def _in_domain(domain_id: int) -> dict[str, str]:
+    return {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
+
+
+class Observer:
+    """A node of this process, which takes in what others publish while it is spun.
+
+    Args:
+        domain_id: ROS domain.
+
+    Attributes:
+        diagnostics: values of each node, as it said them last.
+    """
+
+    def __init__(self, domain_id: int) -> None:
+        apply_transport_defaults()
+        self._context = Context()
+        rclpy.init(args=[], context=self._context, domain_id=domain_id)
+        self._node = Node('observer', context=self._context)
+        self._executor = make_executor(self._context)
+        self._executor.add_node(self._node)
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.remove_node(self._node)
+        self._node.destroy_node()
+        self._executor.shutdown()
+        self._context.try_shutdown()
+
+    def subscribe(
+        self, kind: type, topic: str, handle: Callable[[Any], None], *, raw: bool = False
+    ) -> None:
+        """Call `handle` with each message of a topic of results; with its bytes when `raw`."""
+        self._node.create_subscription(kind, topic, handle, RESULTS_QOS, raw=raw)
+
+    def spin_once(self, timeout_s: float = 0.1) -> None:
+        """Take in a message, or wait so long for one."""
+        self._executor.spin_once(timeout_sec=timeout_s)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {item.key: item.value for item in status.values}
+            self.diagnostics[status.name.split(':')[0]] = values
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What `perception` used while results came, looked at every second.
+
+    Attributes:
+        rss_mib: (n, 2) seconds since the start and resident memory.
+        cpu_percent_of_one_core: mean; NaN when it was not looked at twice.
+    """
+
+    rss_mib: NDArray[np.float64]
+    cpu_percent_of_one_core: float
+
+
+def run_graph(
+    observer: Observer,
+    parameters: Sequence[str],
+    camera_command: Sequence[str],
+    *,
+    domain_id: int,
+    has_begun: Callable[[], object],
+    awaited: str,
+) -> tuple[Any, Usage]:
+    """Let a process publish images into `perception`, until it ends.
+
+    Args:
+        observer: takes in what comes meanwhile.
+        parameters: `NODE:NAME:=VALUE` for the nodes of `perception`.
+        camera_command: of the process that publishes, and prints JSON at its end.
+        domain_id: ROS domain.
+        has_begun: whether results come.
+        awaited: the first of these, in words.
+
+    Returns:
+        What the camera printed, and what `perception` used.
+
+    Raises:
+        LiveGraphError: `perception` or the camera ended early, or no results came.
+    """
+    samples: list[tuple[float, float, float]] = []  # seconds, MiB, seconds of CPU
+    with tempfile.TemporaryDirectory() as folder:
+        output_path = Path(folder) / 'output.json'
+        perception = start_perception(parameters, domain_id=domain_id)
+        with output_path.open('w') as output:
+            camera = subprocess.Popen(camera_command, env=_in_domain(domain_id), stdout=output)
+        process = psutil.Process(perception.pid)
+        started_s = sampled_s = time.monotonic()
+        try:
+            while camera.poll() is None:
+                observer.spin_once()
+                now_s = time.monotonic()
+                if perception.poll() is not None:
+                    raise LiveGraphError(
+                        f'perception ended with status {perception.returncode}; see its output'
+                    )
+                begun = has_begun()
+                if not begun and now_s - started_s > _START_S:
+                    raise LiveGraphError(f'waited {_START_S:.0f} s for {awaited}')
+                if begun and now_s - sampled_s > 1.0:
+                    sampled_s = now_s
+                    times = process.cpu_times()
+                    rss_mib = process.memory_info().rss / 2**20
+                    samples.append((now_s - started_s, rss_mib, times.user + times.system))
+        finally:
+            for child in (camera, perception):
+                end_process(child)
+        if camera.returncode:
+            raise LiveGraphError('the images could not be published; see the output of the camera')
+        printed = json.loads(output_path.read_text())
+    times_s, rss_mib, cpu_s = np.array(samples).reshape(-1, 3).T
+    percent = 100.0 * np.ptp(cpu_s) / np.ptp(times_s) if len(samples) > 1 else float('nan')
+    return printed, Usage(np.column_stack([times_s, rss_mib]), float(percent))
 
 
 @dataclass(frozen=True)
@@ -59,16 +206,14 @@ class LiveRun:
     Attributes:
         stamps_ns: of every image of the video, in order.
         tracks: time of arrival in nanoseconds and message, in order of arrival.
-        rss_mib: (n, 2) seconds since the start and resident memory of `perception`.
-        cpu_percent_of_one_core: of `perception`, while images came.
+        usage: of `perception`.
         diagnostics: values of each node, as it said them last.
     """
 
     stamps_ns: list[int]
-    tracks: list[tuple[int, Detection2DArray]] = field(default_factory=list)
-    rss_mib: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
-    cpu_percent_of_one_core: float = 0.0
-    diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)
+    tracks: list[tuple[int, Detection2DArray]]
+    usage: Usage
+    diagnostics: dict[str, dict[str, str]]
 
 
 def run_live(
@@ -79,7 +224,6 @@ def run_live(
     size_wh: tuple[int, int] | None = None,
     seconds: float | None = None,
     domain_id: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> LiveRun:
     """Publish a video in real time into `perception` and collect its tracks.
 
@@ -90,82 +234,32 @@ def run_live(
         size_wh: scale the images to this; None leaves them.
         seconds: play the first frames to and fro for so long; None plays the video once.
         domain_id: ROS domain; by default one that depends on the process.
-        progress: called with the number of tracks messages so far.
 
     Raises:
         LiveGraphError: `perception` or the camera ended early, or no tracks came.
     """
-    domain_id = os.getpid() % 90 + 10 if domain_id is None else domain_id
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
-    command = node_command('perception', parameters)
+    domain_id = own_domain_id() if domain_id is None else domain_id
     camera_command = [sys.executable, __file__, str(video), '--rate', str(rate_hz)]
     if size_wh:
         camera_command += ['--size', f'{size_wh[0]}x{size_wh[1]}']
     if seconds:
         camera_command += ['--seconds', str(seconds)]
-    apply_transport_defaults()
-    context = Context()
-    rclpy.init(args=[], context=context, domain_id=domain_id)
-    node = Node('observer', context=context)
-    executor = make_executor(context)
-    executor.add_node(node)
-    run = LiveRun([])
-
-    def on_diagnostics(message: DiagnosticArray) -> None:
-        for status in message.status:
-            run.diagnostics[status.name.split(':')[0]] = {
-                item.key: item.value for item in status.values
-            }
-
-    node.create_subscription(
-        Detection2DArray,
-        'tracks',
-        lambda message: run.tracks.append((time.time_ns(), message)),
-        RESULTS_QOS,
-    )
-    node.create_subscription(DiagnosticArray, '/diagnostics', on_diagnostics, 50)
-    memory: list[tuple[float, float]] = []
-    cpu_s: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        stamps_path = Path(folder) / 'stamps.json'
-        perception = subprocess.Popen(command, env=environment)
-        with stamps_path.open('w') as output:
-            camera = subprocess.Popen(camera_command, env=environment, stdout=output)
-        process = psutil.Process(perception.pid)
-        started_s = sampled_s = time.monotonic()
-        try:
-            while camera.poll() is None:
-                executor.spin_once(timeout_sec=0.1)
-                now_s = time.monotonic()
-                if perception.poll() is not None:
-                    raise LiveGraphError(
-                        f'perception ended with status {perception.returncode}; see its output'
-                    )
-                if not run.tracks and now_s - started_s > _START_S:
-                    raise LiveGraphError(f'no tracks message within {_START_S:.0f} s')
-                if run.tracks and now_s - sampled_s > 1.0:
-                    sampled_s = now_s
-                    memory.append((now_s - started_s, process.memory_info().rss / 2**20))
-                    times = process.cpu_times()
-                    cpu_s.append((now_s, times.user + times.system))
-                    if progress:
-                        progress(len(run.tracks))
-        finally:
-            for child in (camera, perception):
-                end_process(child)
-            executor.remove_node(node)
-            node.destroy_node()
-            executor.shutdown()
-            context.try_shutdown()
-        if camera.returncode:
-            raise LiveGraphError(f'{video}: could not be published; see the output of the camera')
-        run.stamps_ns.extend(json.loads(stamps_path.read_text()))
-    percent = 0.0
-    if len(cpu_s) > 1:
-        percent = 100.0 * (cpu_s[-1][1] - cpu_s[0][1]) / (cpu_s[-1][0] - cpu_s[0][0])
-    return LiveRun(
-        run.stamps_ns, run.tracks, np.array(memory).reshape(-1, 2), percent, run.diagnostics
-    )
+    tracks: list[tuple[int, Detection2DArray]] = []
+    with Observer(domain_id) as observer:
+        observer.subscribe(
+            Detection2DArray,
+            'tracks',
+            lambda message: tracks.append((time.time_ns(), message)),
+        )
+        stamps_ns, usage = run_graph(
+            observer,
+            parameters,
+            camera_command,
+            domain_id=domain_id,
+            has_begun=lambda: tracks,
+            awaited='a tracks message',
+        )
+    return LiveRun(stamps_ns, tracks, usage, observer.diagnostics)
 
 
 def _frames(arguments: argparse.Namespace) -> Iterator[NDArray[np.uint8]]:
