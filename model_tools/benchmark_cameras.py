@@ -39,7 +39,7 @@ from typing import Any
 import cv2
 import rclpy
 from command_line import command, write_whole
-from live_graph import LEAD_IN_S, Observer, own_domain_id, run_graph
+from live_graph import CLIP, LEAD_IN_S, Observer, own_domain_id, run_graph
 from rclpy.node import Node
 from rich.console import Console
 from rich.table import Table
@@ -55,7 +55,6 @@ from edge_perception.ros.qos import image_qos
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import Frame
 
-CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
 CASES = (
     '1x120/1',
     '8x15/1',

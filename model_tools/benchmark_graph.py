@@ -17,18 +17,17 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from live_graph import LiveRun, answered_stamp_ns, run_live
+from command_line import command, write_whole
+from live_graph import CLIP, LiveRun, answered_stamp_ns, run_live
 from rich.console import Console
 from rich.table import Table
 
 from edge_perception.metrics.latency import LatencyHistogram
-from edge_perception.types import EdgePerceptionError
-
-CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
 
 
 def figures(run: LiveRun) -> dict[str, Any]:
@@ -68,7 +67,8 @@ def figures(run: LiveRun) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+@command('benchmark_graph')
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -85,28 +85,24 @@ def main() -> int:
     parser.add_argument('--clip', type=Path, default=CLIP, help='where the images come from')
     parser.add_argument('--domain-id', type=int, help='ROS domain of the measurement')
     parser.add_argument('--json', type=Path, help='write the figures of all runs here')
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     width, height = (int(part) for part in args.size.split('x'))
     parameters = [f'detector:detect_every_n:={args.every_n}', *args.parameter]
     if args.model:
         parameters.append(f'detector:model_path:={args.model}')
-    try:
-        runs = [
-            figures(
-                run_live(
-                    args.clip,
-                    rate_hz=args.rate,
-                    parameters=parameters,
-                    size_wh=(width, height),
-                    seconds=args.seconds,
-                    domain_id=args.domain_id,
-                )
+    runs = [
+        figures(
+            run_live(
+                args.clip,
+                rate_hz=args.rate,
+                parameters=parameters,
+                size_wh=(width, height),
+                seconds=args.seconds,
+                domain_id=args.domain_id,
             )
-            for _ in range(args.runs)
-        ]
-    except EdgePerceptionError as error:
-        print(f'benchmark_graph: {error}', file=sys.stderr)
-        return 1
+        )
+        for _ in range(args.runs)
+    ]
     table = Table('', *(f'run {i + 1}' for i in range(len(runs))), 'median')
     rows = {key: [run[key] for run in runs] for key in runs[0]}
     for stage in runs[0]['stages_p95_ms']:
@@ -117,9 +113,8 @@ def main() -> int:
             table.add_row(key, *(f'{value:.2f}' for value in cells))
     Console().print(table)
     if args.json:
-        temporary = args.json.with_name(f'{args.json.name}.part')
-        temporary.write_text(json.dumps({'arguments': vars(args), 'runs': runs}, default=str))
-        temporary.replace(args.json)
+        text = json.dumps({'arguments': vars(args), 'runs': runs}, default=str)
+        write_whole(args.json, lambda path: path.write_text(text))
     return 0
 
 

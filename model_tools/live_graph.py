@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError, Frame
 
+CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
 LEAD_IN_S = 3.0
 """Grey images before the video, not counted: the two sides of a connection find each other up to
 a second apart, and best-effort images of that time are lost whatever the receiver does."""
@@ -51,6 +53,30 @@ _KEPT_FRAMES = 20
 
 class LiveGraphError(EdgePerceptionError):
     """The graph did not start, or a process of it ended early."""
+
+
+def clip_parameters(clip: Path, *, every_n: int, gateway: bool = True) -> list[str]:
+    """Parameters of a `perception` that has all members and plays a clip over and over.
+
+    Args:
+        clip: the video.
+        every_n: detect on every N-th image.
+        gateway: serve HTTP, on a free port (see `gateway_port`).
+    """
+    members = 'source,detector,tracker,visualizer,metrics' + (',gateway' if gateway else '')
+    return [
+        f'perception:members:={members}',
+        f'source:source:={json.dumps(str(clip))}',
+        'source:loop:=true',
+        f'detector:detect_every_n:={every_n}',
+        'gateway:port:=0',
+    ]
+
+
+def gateway_port(log: Path) -> int | None:
+    """The port that the gateway of a `perception` listens on; None while it says none."""
+    found = re.search(r'listening on http://127\.0\.0\.1:(\d+)', log.read_text())
+    return int(found[1]) if found else None
 
 
 def own_domain_id() -> int:

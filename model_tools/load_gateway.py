@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,22 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
-import rclpy
+from command_line import command, write_whole
 from diagnostic_msgs.msg import DiagnosticArray
+from live_graph import (
+    LiveGraphError,
+    Observer,
+    clip_parameters,
+    gateway_port,
+    own_domain_id,
+    start_perception,
+)
 
 from edge_perception import media
 from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.paths import share_folder
-from edge_perception.ros.programs import end_process, node_command
-from edge_perception.ros.qos import RESULTS_QOS
-from edge_perception.ros.release import make_executor
+from edge_perception.ros.programs import end_process
 from edge_perception.ros.statuses import histograms_from
-from edge_perception.ros.transport import apply_transport_defaults
 
 ALLOWED_RATIO = 1.2
 ALLOWED_REFUSAL_S = 1.0
@@ -71,14 +77,10 @@ class Load:
 class LiveLatency:
     """The histograms that the nodes of the pipeline send, since their start."""
 
-    def __init__(self) -> None:
-        self._node = rclpy.create_node('load_gateway')
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
         self._totals: dict[tuple[str, str], LatencyHistogram] = {}
-        self._node.create_subscription(
-            DiagnosticArray, 'latency_histograms', self._on_message, RESULTS_QOS
-        )
-        self._executor = make_executor()
-        self._executor.add_node(self._node)
+        observer.subscribe(DiagnosticArray, 'latency_histograms', self._on_message)
 
     def _on_message(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -89,7 +91,7 @@ class LiveLatency:
         """Take in messages for a time."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=min(left_s, 0.2))
+            self._observer.spin_once(min(left_s, 0.2))
 
     def measure(self, seconds: float) -> dict[str, Any]:
         """Percentiles of the tracks' and the detections' age over the next `seconds`."""
@@ -100,18 +102,12 @@ class LiveLatency:
             key = (name, 'end_to_end')
             recent = self._totals[key].since(before[key])
             if recent is None:
-                raise SystemExit(f'{name} started anew while it was measured')
+                raise LiveGraphError(f'{name} started anew while it was measured')
             result[name] = asdict(recent.summary())
         return result
 
-    def close(self) -> None:
-        """Leave the graph."""
-        self._executor.remove_node(self._node)
-        self._node.destroy_node()
-        self._executor.shutdown()
 
-
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--clients', type=int, default=50)
@@ -124,33 +120,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         '--clients-of', help=argparse.SUPPRESS
     )  # this program's own second process
-    return parser.parse_args()
-
-
-def start(args: argparse.Namespace, video: Path, log: Path) -> subprocess.Popen[bytes]:
-    """The pipeline, as a process."""
-    parameters = [
-        'perception:members:=source,detector,tracker,visualizer,metrics,gateway',
-        f'source:source:={json.dumps(str(video))}',
-        'source:loop:=true',
-        f'detector:detect_every_n:={args.every_n}',
-        'gateway:port:=0',
-    ]
-    if args.model:
-        parameters.append(f'detector:model_path:={args.model}')
-    command = node_command('perception', parameters)
-    with log.open('w') as output:
-        return subprocess.Popen(command, stdout=output, stderr=output)
+    return parser.parse_args(arguments)
 
 
 def wait_for_port(process: subprocess.Popen[bytes], log: Path, live: LiveLatency) -> int:
     """The port of the gateway, once the pipeline runs."""
     while True:
         live.spin(0.2)
-        if found := re.search(r'listening on http://127\.0\.0\.1:(\d+)', log.read_text()):
-            return int(found[1])
+        if port := gateway_port(log):
+            return port
         if process.poll() is not None:
-            raise SystemExit(f'perception could not start:\n{log.read_text()}')
+            raise LiveGraphError(f'perception could not start:\n{log.read_text()}')
 
 
 def picture(video: Path) -> bytes:
@@ -239,14 +219,17 @@ def measure_loaded(
     return latency, json.loads(output), sizes
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace, domain_id: int) -> dict[str, Any]:
     """All measurements."""
     video = args.video or share_folder() / 'data' / 'pedestrians.mp4'
-    with tempfile.TemporaryDirectory() as folder:
+    parameters = clip_parameters(video, every_n=args.every_n)
+    if args.model:
+        parameters.append(f'detector:model_path:={args.model}')
+    with tempfile.TemporaryDirectory() as folder, Observer(domain_id) as observer:
         image, log = Path(folder) / 'picture.jpg', Path(folder) / 'log.txt'
         image.write_bytes(picture(video))
-        live = LiveLatency()
-        process = start(args, video, log)
+        live = LiveLatency(observer)
+        process = start_perception(parameters, domain_id=domain_id, log=log)
         try:
             port = wait_for_port(process, log, live)
             live.spin(SETTLE_S)
@@ -258,7 +241,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             after = live.measure(args.seconds / 2)
         finally:
             end_process(process)
-            live.close()
     unloaded_ms = float(np.mean([part['tracker']['p95_ms'] for part in (before, after)]))
     return {
         'clients': args.clients,
@@ -299,25 +281,17 @@ def faults(report: dict[str, Any]) -> list[str]:
     return found
 
 
-def main() -> int:
+@command('load_gateway')
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    args = parse_arguments()
+    args = parse_arguments(arguments)
     if args.clients_of:
         run_clients(args)
         return 0
-    os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 99 + 1))
-    apply_transport_defaults()
-    rclpy.init(args=[])
-    try:
-        report = run(args)
-    finally:
-        rclpy.try_shutdown()
-    text = json.dumps(report, indent=2) + '\n'
+    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or own_domain_id()))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_name(f'{args.out.name}.part')
-        temporary.write_text(text)
-        temporary.replace(args.out)
+        text = json.dumps(report, indent=2) + '\n'
+        write_whole(args.out, lambda path: path.write_text(text))
     for name in ('unloaded_before', 'loaded', 'unloaded_after'):
         tracks, detections = report[name]['tracker'], report[name]['detector']
         print(

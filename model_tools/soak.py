@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import threading
 import time
@@ -33,25 +31,24 @@ from statistics import median
 from typing import Any
 
 import psutil
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from live_graph import answered_stamp_ns
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from command_line import command, write_whole
+from live_graph import (
+    CLIP,
+    Observer,
+    answered_stamp_ns,
+    clip_parameters,
+    gateway_port,
+    own_domain_id,
+    start_perception,
+)
 from rich.console import Console
 from rich.table import Table
 from vision_msgs.msg import Detection2DArray
 
-from edge_perception.media.atomic import temporary_beside
 from edge_perception.metrics.latency import LatencyHistogram
-from edge_perception.ros.programs import end_process, node_command
-from edge_perception.ros.qos import RESULTS_QOS
-from edge_perception.ros.release import make_executor
-from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.ros.programs import end_process
 from edge_perception.types import EdgePerceptionError
 
-CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
-MEMBERS = ('source', 'detector', 'tracker', 'visualizer', 'metrics')
 START_S = 120.0
 WINDOWS = 30
 SAMPLES_A_WINDOW = 12
@@ -177,45 +174,21 @@ class Visitor:
             self.failures += 1
 
 
-class Observer(Node):
-    """Takes in the tracks, and what the nodes say of themselves."""
+class Tracks:
+    """Counts the tracks messages, and takes their age."""
 
     def __init__(self) -> None:
-        super().__init__('soak')
+        self.count = 0
         self.sampler: Sampler | None = None
-        self.tracks = 0
-        self.diagnostics: dict[str, dict[str, str]] = {}
-        self.create_subscription(Detection2DArray, 'tracks', self._on_tracks, RESULTS_QOS)
-        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
 
-    def _on_tracks(self, message: Detection2DArray) -> None:
-        self.tracks += 1
+    def take(self, message: Detection2DArray) -> None:
+        """A message has come."""
+        self.count += 1
         if self.sampler is not None:
             self.sampler.add_latency((time.time_ns() - answered_stamp_ns(message)) / 1e6)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.split(':')[0].rpartition('/')[2]
-            self.diagnostics[name] = {item.key: item.value for item in status.values}
 
-
-def start(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
-    """The pipeline, as a process."""
-    members = MEMBERS if args.no_gateway else (*MEMBERS, 'gateway')
-    parameters = [
-        f'perception:members:={",".join(members)}',
-        f'source:source:={json.dumps(str(args.clip))}',
-        'source:loop:=true',
-        f'detector:detect_every_n:={args.every_n}',
-        'gateway:port:=0',
-        *args.parameter,
-    ]
-    command = node_command('perception', parameters)
-    with log.open('wb') as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace, domain_id: int) -> dict[str, Any]:
     """Let it run.
 
     Raises:
@@ -224,42 +197,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = args.minutes * 60.0
     window_s = seconds / WINDOWS
     log = args.out / 'perception.log'
-    observer = Observer()
-    executor = make_executor()
-    executor.add_node(observer)
-    perception = start(args, log)
-    try:
-        began_s = time.monotonic()
-        while not observer.tracks:
-            executor.spin_once(timeout_sec=0.1)
-            if perception.poll() is not None or time.monotonic() - began_s > START_S:
-                raise SoakError(f'no tracks came; what perception said is in {log}')
-        port = re.search(r'listening on http://127\.0\.0\.1:(\d+)', log.read_text())
-        visitor = Visitor(int(port[1])) if port else None
-        sampler = observer.sampler = Sampler(perception.pid, window_s)
-        due_s = time.monotonic()
-        while len(sampler.windows) < WINDOWS:
-            executor.spin_once(timeout_sec=0.1)
-            if perception.poll() is not None:
-                raise SoakError(
-                    f'perception ended with status {perception.returncode} after '
-                    f'{time.monotonic() - began_s:.0f} s; what it said is in {log}'
-                )
-            if time.monotonic() < due_s:
-                continue
-            due_s += window_s / SAMPLES_A_WINDOW
-            done = len(sampler.windows)
-            sampler.sample()
-            if len(sampler.windows) > done:
-                # After a sample, so that connections of a moment are in none.
-                if visitor is not None:
-                    visitor.ask()
-                print_line(sampler.windows[-1])
-    finally:
-        end_process(perception)
-        executor.remove_node(observer)
-        observer.destroy_node()
-        executor.shutdown()
+    parameters = clip_parameters(args.clip, every_n=args.every_n, gateway=not args.no_gateway)
+    tracks = Tracks()
+    with Observer(domain_id) as observer:
+        observer.subscribe(Detection2DArray, 'tracks', tracks.take)
+        perception = start_perception([*parameters, *args.parameter], domain_id=domain_id, log=log)
+        try:
+            began_s = time.monotonic()
+            while not tracks.count:
+                observer.spin_once()
+                if perception.poll() is not None or time.monotonic() - began_s > START_S:
+                    raise SoakError(f'no tracks came; what perception said is in {log}')
+            port = gateway_port(log)
+            visitor = Visitor(port) if port else None
+            sampler = tracks.sampler = Sampler(perception.pid, window_s)
+            due_s = time.monotonic()
+            while len(sampler.windows) < WINDOWS:
+                observer.spin_once()
+                if perception.poll() is not None:
+                    raise SoakError(
+                        f'perception ended with status {perception.returncode} after '
+                        f'{time.monotonic() - began_s:.0f} s; what it said is in {log}'
+                    )
+                if time.monotonic() < due_s:
+                    continue
+                due_s += window_s / SAMPLES_A_WINDOW
+                done = len(sampler.windows)
+                sampler.sample()
+                if len(sampler.windows) > done:
+                    # After a sample, so that connections of a moment are in none.
+                    if visitor is not None:
+                        visitor.ask()
+                    print_line(sampler.windows[-1])
+        finally:
+            end_process(perception)
     source, tracker = (observer.diagnostics.get(name, {}) for name in ('source', 'tracker'))
     return {
         'minutes': args.minutes,
@@ -397,7 +368,8 @@ def _minutes(text: str) -> float:
     return value
 
 
-def main() -> int:
+@command('soak', stopped='no report')
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -410,32 +382,14 @@ def main() -> int:
     parser.add_argument(
         '--parameter', action='append', default=[], help='NODE:NAME:=VALUE for perception'
     )
-    args = parser.parse_args()
-    os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 99 + 1))
-    apply_transport_defaults()
+    args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        report = run(args)
-    except SoakError as error:
-        print(f'soak: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('soak: interrupted, no report', file=sys.stderr)
-        return 130
-    finally:
-        rclpy.try_shutdown()
+    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or own_domain_id()))
     text = summary_text(report)
-    for name, content in (
-        ('report.txt', text),
-        ('report.json', json.dumps(report, indent=2) + '\n'),
-    ):
-        temporary = temporary_beside(args.out / name)
-        temporary.write_text(content)
-        temporary.replace(args.out / name)
-    temporary = temporary_beside(args.out / 'soak.png')
-    write_plot(report['windows'], temporary)
-    temporary.replace(args.out / 'soak.png')
+    json_text = json.dumps(report, indent=2) + '\n'
+    write_whole(args.out / 'report.txt', lambda path: path.write_text(text))
+    write_whole(args.out / 'report.json', lambda path: path.write_text(json_text))
+    write_whole(args.out / 'soak.png', lambda path: write_plot(report['windows'], path))
     print(text, end='')
     return 1 if faults(report) else 0
 
