@@ -22,17 +22,17 @@ from edge_perception.ros.launch_arguments import (
     overrides,
     write_parameters,
 )
-from edge_perception.ros.parameters import ParameterError
+from edge_perception.ros.parameters import ParameterError, comma_separated
 from edge_perception.ros.paths import share_folder
 from edge_perception.ros.transport import transport_environment
 
 NODES = list(MEMBERS)
-DEFAULT_MEMBERS = PerceptionParameters().members.split(',')
+DEFAULT_MEMBERS = comma_separated(PerceptionParameters().members)
 
 
 def chosen_nodes(arguments: Mapping[str, str]) -> list[str] | None:
     """The nodes to start, None when the arguments say nothing about them."""
-    wanted = [name.strip() for name in arguments['nodes'].split(',') if name.strip()]
+    wanted = comma_separated(arguments['nodes'])
     if unknown := set(wanted) - set(NODES):
         raise ParameterError(
             f'nodes:={arguments["nodes"]}: {", ".join(unknown)} is not one of {", ".join(NODES)}'

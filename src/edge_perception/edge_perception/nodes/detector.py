@@ -22,7 +22,7 @@ from edge_perception.ros.lifecycle import Camera, ManagedNode, NodeParameters, R
 from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
 from edge_perception.ros.messages import label_info, make_header, stamp_ns, to_message
 from edge_perception.ros.pace import Pace
-from edge_perception.ros.parameters import parameter
+from edge_perception.ros.parameters import comma_separated, parameter
 from edge_perception.ros.paths import DEFAULT_MODEL, find_model
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS
 from edge_perception.ros.worker import Lane, Turns, Worker, call_nice
@@ -137,11 +137,6 @@ class DetectorParameters(ImageInputParameters, CamerasParameters, NodeParameters
 # goes back to every N-th: a tracker that died must not stop the detections.
 RECENT_FRAMES = 8
 UNASKED_S = 3.0
-
-
-def class_list(text: str) -> list[str]:
-    """Names from a comma-separated parameter."""
-    return [name.strip() for name in text.split(',') if name.strip()]
 
 
 class DetectorCamera(Camera):
@@ -373,11 +368,11 @@ class DetectorNode(ManagedNode):
             device=p.device,
             score_threshold=p.score_threshold,
             iou_threshold=p.iou_threshold,
-            classes=class_list(p.classes),
+            classes=comma_separated(p.classes),
             max_detections=p.max_detections,
             image_size=p.image_size or None,
             layout=p.layout,
-            labels=(class_list(p.labels) if ',' in p.labels else p.labels) or None,
+            labels=(comma_separated(p.labels) if ',' in p.labels else p.labels) or None,
             threads=p.threads or None,
             spin=False,  # idle threads that spin take the CPU from the tracker
         )
@@ -442,7 +437,7 @@ class DetectorNode(ManagedNode):
 
     @staticmethod
     def _apply(detector: Detector, p: DetectorParameters) -> None:
-        detector.classes = class_list(p.classes)
+        detector.classes = comma_separated(p.classes)
         detector.score_threshold = p.score_threshold
         detector.iou_threshold = p.iou_threshold
 

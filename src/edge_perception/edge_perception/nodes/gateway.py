@@ -53,11 +53,16 @@ from edge_perception.media.pixels import decode_compressed
 from edge_perception.metrics.latency import PROMETHEUS_BOUNDS_MS
 from edge_perception.nodes.detector import BusyError, OtherBackendError
 from edge_perception.ros import process
-from edge_perception.ros.cameras import CamerasParameters, camera_names, in_camera
+from edge_perception.ros.cameras import (
+    CamerasParameters,
+    camera_names,
+    in_camera,
+    in_cameras,
+)
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import DetectAnswer, DetectRequest, Links, Stamped
 from edge_perception.ros.messages import ClassNames, MessageError, message_to_tracks, stamp_ns
-from edge_perception.ros.parameters import parameter
+from edge_perception.ros.parameters import comma_separated, parameter
 from edge_perception.ros.paths import DEFAULT_MODEL, find_model
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
@@ -285,12 +290,7 @@ class GatewayNode(ManagedNode):
         """State of the nodes, and the verdict of the metrics node where there is one."""
         p = self.parameters
         heard = self._statuses.heard(p.silent_after_s)
-        required = [
-            in_camera(camera, name)
-            for camera in self._cameras
-            for part in p.nodes.split(',')
-            if (name := part.strip())
-        ]
+        required = in_cameras(self._cameras, comma_separated(p.nodes))
         nodes = {}
         problems = []
         for name in sorted({*self._statuses.of, *required}):

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +16,15 @@ from rclpy.qos import QoSProfile
 from edge_perception.metrics.latency import SlidingTotals
 from edge_perception.metrics.system import GpuSample, SystemSample, SystemSampler
 from edge_perception.ros import process
-from edge_perception.ros.cameras import CamerasParameters, camera_names, in_camera
+from edge_perception.ros.cameras import (
+    CamerasParameters,
+    camera_names,
+    in_camera,
+    in_cameras,
+)
 from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
-from edge_perception.ros.parameters import parameter
+from edge_perception.ros.parameters import comma_separated, parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
 from edge_perception.ros.worker import STOP_S
@@ -148,10 +152,6 @@ class MetricsNode(ManagedNode):
             if name := self._statuses.relative_name(full_name):
                 self._totals.update(name, totals, age_s)
 
-    def _of_cameras(self, nodes: Iterable[str]) -> tuple[str, ...]:
-        """The nodes by the names that they have with each camera."""
-        return tuple(in_camera(camera, node) for camera in self._cameras for node in nodes)
-
     def diagnose(self, report: Report) -> None:
         """The summary."""
         if self.state_label != 'active':
@@ -178,8 +178,7 @@ class MetricsNode(ManagedNode):
         """Report nodes that are needed and not there; returns what to say of them."""
         p = self.parameters
         reasons = []
-        wanted = [name for part in p.nodes.split(',') if (name := part.strip())]
-        for name in self._of_cameras(wanted):
+        for name in in_cameras(self._cameras, comma_separated(p.nodes)):
             status = self._statuses.of.get(name)
             silent_s = time.monotonic() - (status.heard_s if status else self._since_s)
             if silent_s <= p.silent_after_s:
@@ -225,7 +224,7 @@ class MetricsNode(ManagedNode):
         p = self.parameters
         report.values['window_s'] = f'{p.window_s:g}'
         for stage, nodes in STAGES.items():
-            summary = self._totals.window(stage, self._of_cameras(nodes)).summary()
+            summary = self._totals.window(stage, in_cameras(self._cameras, nodes)).summary()
             report.values[f'{stage}_ms.count'] = str(summary.count)
             if not summary.count:
                 continue
@@ -263,7 +262,7 @@ class MetricsNode(ManagedNode):
             report.values[f'inferences.{backend}'] = str(count)
         rates = {
             name: float(heard_of.values.get('fps', 0.0))
-            for name in self._of_cameras([OUTPUT_NODE])
+            for name in in_cameras(self._cameras, [OUTPUT_NODE])
             if (heard_of := heard.get(name)) is not None and heard_of.state == 'active'
         }
         if rates:

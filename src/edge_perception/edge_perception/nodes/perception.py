@@ -25,7 +25,7 @@ from edge_perception.ros.cameras import CamerasParameters, camera_names
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters
 from edge_perception.ros.lifecycle import Camera, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
-from edge_perception.ros.parameters import ParameterError, parameter
+from edge_perception.ros.parameters import ParameterError, comma_separated, parameter
 
 
 def _make_gateway(**kwargs: Any) -> ManagedNode:
@@ -104,7 +104,7 @@ class PerceptionNode(ManagedNode):
         Raises:
             ParameterError: a name is not that of a node.
         """
-        wanted = {name.strip() for name in self.parameters.members.split(',')} - {''}
+        wanted = set(comma_separated(self.parameters.members))
         if unknown := wanted - MEMBERS.keys():
             raise ParameterError(
                 f'members: {", ".join(sorted(unknown))} is not one of {", ".join(MEMBERS)}'

@@ -24,7 +24,7 @@ from edge_perception.ros.messages import (
     message_to_detections,
     to_message,
 )
-from edge_perception.ros.parameters import parameter
+from edge_perception.ros.parameters import comma_separated, parameter
 from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.worker import Worker
 from edge_perception.tracking import (
@@ -113,7 +113,7 @@ def _settings(text: str) -> dict[str, Any]:
         TrackingError: it is no list of NAME=VALUE.
     """
     pairs = {}
-    for part in filter(None, (part.strip() for part in text.split(','))):
+    for part in comma_separated(text):
         name, separator, value = part.partition('=')
         try:
             pairs[name.strip()] = ast.literal_eval(value.strip())

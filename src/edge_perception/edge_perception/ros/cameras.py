@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edge_perception.ros.parameters import ParameterError, parameter
@@ -41,3 +42,8 @@ def camera_names(text: str) -> tuple[str, ...]:
 def in_camera(camera: str, name: str) -> str:
     """The relative name of a topic or node of a camera."""
     return f'{camera}/{name}' if camera else name
+
+
+def in_cameras(cameras: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The relative names of topics or nodes that each camera has."""
+    return tuple(in_camera(camera, name) for camera in cameras for name in names)

@@ -135,6 +135,11 @@ def parameter(
     )
 
 
+def comma_separated(text: str) -> list[str]:
+    """The parts of a parameter that holds several, without spaces around them; no empty ones."""
+    return [part for each in text.split(',') if (part := each.strip())]
+
+
 def specs(parameters_type: type) -> list[ParameterSpec]:
     """The parameters of a dataclass, in order."""
     types = typing.get_type_hints(parameters_type)
