@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,22 @@ def demo_clip() -> Path:
 def default_model() -> Path:
     """The model that the project ships: one class, person, 416 pixels."""
     return REPOSITORY / 'models' / 'person_416.onnx'
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a folder that is a disk of a size as `mount` takes it, such as 64k."""
+    mounted: list[Path] = []
+
+    def disk_of(size: str) -> Path:
+        folder = tmp_path / f'disk_{size}'
+        folder.mkdir()
+        command = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip('another filesystem cannot be mounted here, which takes root')
+        mounted.append(folder)
+        return folder
+
+    yield disk_of
+    for folder in mounted:
+        subprocess.run(['umount', str(folder)], check=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,6 @@ def run_faulty(graph):
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(disk_of: Callable[[str], Path]) -> Path:
     """A folder on a disk of 1 MiB: a recording begins and does not end."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip('another filesystem cannot be mounted here, which takes root')
-    yield folder
-    subprocess.run(['umount', str(folder)], check=True)
+    return disk_of('1m')
