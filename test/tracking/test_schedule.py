@@ -77,6 +77,44 @@ def test_an_answer_that_never_comes_stops_nothing():
     assert asked == [0, 10, 20, 30]
 
 
+def moving(part):
+    return TrackingQuality(outside_motion=part)
+
+
+def test_motion_that_a_detection_leaves_unexplained_asks_once_only():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_interval_s=1.0))
+    leaves = 0.02
+    asked = requests(schedule, lambda k: moving(leaves), 30, answered_after_s=0.1)
+    assert asked == [0, 10, 20]
+
+
+def test_a_newcomer_is_noticed_among_what_moves_anyway():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_interval_s=1.0))
+    leaves, person = 0.02, 0.01
+    asked = requests(
+        schedule, lambda k: moving(leaves + person * (k == 14)), 20, answered_after_s=0.1
+    )
+    assert asked == [0, 10, 14]
+
+
+def test_who_comes_in_while_a_detection_is_under_way_is_noticed():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_interval_s=1.0, max_load=1.0))
+    asked = requests(schedule, lambda k: moving(0.02 * (k >= 1)), 10, answered_after_s=0.3)
+    assert asked == [0, 3]
+
+
+def test_motion_that_has_ceased_is_forgotten():
+    schedule = AdaptiveSchedule(AdaptiveParameters(max_interval_s=1.0))
+    # A gust of two seconds, calm for fifteen, then somebody who moves less than the leaves did.
+    asked = requests(
+        schedule,
+        lambda k: moving(0.02 if k < 20 else 0.01 * (k == 174)),
+        180,
+        answered_after_s=0.1,
+    )
+    assert 174 in asked
+
+
 def test_a_jump_back_asks_anew():
     schedule = AdaptiveSchedule()
     assert schedule.wants(100 * FRAME_NS, CALM)
