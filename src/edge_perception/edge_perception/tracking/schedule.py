@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from edge_perception.tracking.base import TrackingError, TrackingQuality
 
-
 # How fast motion that was no object is forgotten, part a detection. It is learned at once.
 _FORGETTING = 0.2
 
