@@ -26,6 +26,7 @@ ImagePublisher = _graph.ImagePublisher
 transport = _graph.transport
 graph = _graph.graph
 images = _graph.images
+start_demo = _graph.start_demo
 
 END_WITHIN_S = 2.0
 

@@ -1,11 +1,8 @@
 """Processes that are killed, or interrupted at any moment."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import psutil
@@ -132,34 +129,16 @@ def test_source_that_waits_for_a_camera_ends_soon(graph, end):
 
 
 @pytest.mark.parametrize('moment', ['begins', 'runs'])
-def test_demo_ends_soon_with_what_it_has_and_status_0(end, demo_clip, tmp_path, moment):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            '-um',
-            'edge_perception.nodes.demo',
-            '--source',
-            demo_clip,
-            '--out',
-            tmp_path / 'out',
-            '--port',
-            '0',
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '120'},
-    )
-    try:
-        if moment == 'runs':
-            assert any(' fps ' in line for line in process.stdout)
-        else:
-            log, deadline_s = tmp_path / 'out' / 'perception.log', time.monotonic() + 30.0
-            while not log.exists():
-                assert time.monotonic() < deadline_s
-        output = end(process, signal.SIGINT)
-    finally:
-        process.kill()
-        process.wait()
+def test_demo_ends_soon_with_what_it_has_and_status_0(
+    end, start_demo, demo_clip, tmp_path, moment
+):
+    process = start_demo('--source', demo_clip, '--out', tmp_path / 'out', '--port', '0')
+    if moment == 'runs':
+        assert any(' fps ' in line for line in process.stdout)
+    else:
+        log, deadline_s = tmp_path / 'out' / 'perception.log', time.monotonic() + 30.0
+        while not log.exists():
+            assert time.monotonic() < deadline_s
+    output = end(process, signal.SIGINT)
     assert 'images answered' in output
     assert not list((tmp_path / 'out').glob('**/*.part*'))

@@ -1,9 +1,6 @@
 """Images that change, jump, stop and come back; and a disk that is full."""
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,29 +163,11 @@ def test_camera_that_is_unplugged_is_said_and_comes_back(graph):
         camera.unplug()
 
 
-def test_full_disk_ends_the_demo_with_a_line_and_no_half_written_recording(small_disk, demo_clip):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            '-um',
-            'edge_perception.nodes.demo',
-            '--source',
-            demo_clip,
-            '--out',
-            small_disk / 'out',
-            '--port',
-            '0',
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '200'},
-    )
-    try:
-        output, _ = process.communicate(timeout=60.0)
-    finally:
-        process.kill()
-        process.wait()
+def test_full_disk_ends_the_demo_with_a_line_and_no_half_written_recording(
+    small_disk, demo_clip, start_demo
+):
+    process = start_demo('--source', demo_clip, '--out', small_disk / 'out', '--port', '0')
+    output, _ = process.communicate(timeout=60.0)
     assert process.returncode == 1, output
     assert 'No space left on device'.lower() in output.lower()
     assert 'Traceback' not in output

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from rclpy.qos import QoSProfile
 
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.lifecycle import ManagedNode
+from edge_perception.ros.programs import end_process
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.release import make_executor
 from edge_perception.ros.transport import apply_transport_defaults, transport_environment
@@ -202,3 +204,26 @@ def image_publisher() -> type[ImagePublisher]:
 def images(graph: Graph) -> ImagePublisher:
     """An image publisher on image_raw."""
     return ImagePublisher(graph)
+
+
+@pytest.fixture
+def start_demo() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the demo with arguments; one that still runs ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_demo(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, '-um', 'edge_perception.nodes.demo', *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Beside the domains of the graphs, whose highest is 99; and no line is broken.
+            env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '200'},
+        )
+        processes.append(process)
+        return process
+
+    yield start_demo
+    for process in processes:
+        end_process(process)
+        process.stdout.close()

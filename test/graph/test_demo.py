@@ -1,10 +1,8 @@
 """The demo as a person starts it, on a short clip."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
+from functools import partial
 
 import cv2
 import pytest
@@ -27,34 +25,8 @@ def short_clip(tmp_path, demo_clip):
 
 
 @pytest.fixture
-def start(tmp_path):
-    processes = []
-
-    def start(*arguments):
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                '-m',
-                'edge_perception.nodes.demo',
-                '--out',
-                tmp_path / 'out',
-                *arguments,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Beside the domains of the other tests, whose highest is 99.
-            env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '120'},
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+def start(start_demo, tmp_path):
+    return partial(start_demo, '--out', tmp_path / 'out')
 
 
 def test_demo_leaves_tracks_bag_video_and_report(start, short_clip, tmp_path):

@@ -2,11 +2,7 @@
 
 import itertools
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -319,31 +315,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_numbers_equal_those_of_the_bag_that_the_demo_records(clip, tmp_path, free_port):
+def test_numbers_equal_those_of_the_bag_that_the_demo_records(
+    clip, tmp_path, free_port, start_demo
+):
     out = tmp_path / 'out'
-    command = [sys.executable, '-m', 'edge_perception.nodes.demo', '--source', clip]
-    process = subprocess.Popen(
-        [*command, '--every-n', '2', '--port', str(free_port), '--out', out],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, 'ROS_DOMAIN_ID': str(100 + (os.getpid() + 1) % 2)},
+    process = start_demo(
+        '--source', clip, '--every-n', '2', '--port', str(free_port), '--out', out
     )
     metrics = {}
     pause = threading.Event()
-    try:
-        with client(f'http://127.0.0.1:{free_port}') as http:
-            while process.poll() is None:
-                try:
-                    answer = http.get('/metrics').json()
-                except (httpx.TransportError, json.JSONDecodeError):
-                    answer = {}  # not there yet, or no more
-                if answer.get('fps'):
-                    metrics = answer
-                pause.wait(0.1)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        output = process.communicate()[0].decode()
+    with client(f'http://127.0.0.1:{free_port}') as http:
+        while process.poll() is None:
+            try:
+                answer = http.get('/metrics').json()
+            except (httpx.TransportError, json.JSONDecodeError):
+                answer = {}  # not there yet, or no more
+            if answer.get('fps'):
+                metrics = answer
+            pause.wait(0.1)
+    output, _ = process.communicate()
     assert process.returncode == 0, output
 
     # The last answer came up to a second before the end: compared is what it speaks of.
