@@ -195,13 +195,12 @@ class DetectorCamera(Camera):
             camera=self,
         )
         node.until_deactivate(self.input.close)
-        subscription = node.create_subscription(
+        node.subscribe(
             Header,
             in_camera(self.name, 'detect_request'),
             lambda header: self._on_wanted(stamp_ns(header)),
-            10,
+            RESULTS_QOS,
         )
-        node.until_deactivate(lambda: node.destroy_subscription(subscription))
 
     def counts(self) -> dict[str, int]:
         """What became of the images since activation."""

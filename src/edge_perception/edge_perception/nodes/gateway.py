@@ -9,12 +9,10 @@ import time
 from collections import Counter
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2DArray
@@ -183,34 +181,14 @@ class GatewayNode(ManagedNode):
         self._histograms_of: dict[str, DiagnosticStatus] = {}
         self._newest_tracks: Stamped[TrackArrays] | bytes | None = None
         self._picture_subscription: Any = None
-        for kind, topic, handle, qos, raw in (
-            (DiagnosticArray, '/diagnostics', self._statuses.update, QoSProfile(depth=50), False),
-            *(
-                (
-                    DiagnosticArray,
-                    in_camera(camera, 'latency_histograms'),
-                    self._on_histograms,
-                    RESULTS_QOS,
-                    False,
-                )
-                for camera in dict.fromkeys(('', *self._cameras))
-            ),
-            # Decoded when somebody asks.
-            (
-                Detection2DArray,
-                in_camera(self._shown, 'tracks'),
-                self._on_tracks,
-                RESULTS_QOS,
-                True,
-            ),
-        ):
-            if raw and self.links:
-                continue
-            subscription = self.create_subscription(kind, topic, handle, qos, raw=raw)
-            self.until_deactivate(partial(self.destroy_subscription, subscription))
+        self._statuses.listen(self, self._on_histograms)
         if self.links:
             tracks = self.links.of(self._shown).tracks
             self.until_deactivate(tracks.subscribe(self._on_tracks))
+        else:
+            # Raw: decoded when somebody asks.
+            topic = in_camera(self._shown, 'tracks')
+            self.subscribe(Detection2DArray, topic, self._on_tracks, RESULTS_QOS, raw=True)
         if self._socket.fileno() < 0:
             self._socket = listen(p.host, p.port)
         host, port = self._socket.getsockname()[:2]

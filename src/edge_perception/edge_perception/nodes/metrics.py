@@ -7,11 +7,9 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.qos import QoSProfile
 
 from edge_perception.metrics.latency import SlidingTotals
 from edge_perception.metrics.system import GpuSample, SystemSample, SystemSampler
@@ -25,7 +23,6 @@ from edge_perception.ros.cameras import (
 from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import comma_separated, parameter
-from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
 from edge_perception.ros.worker import STOP_S
 
@@ -120,15 +117,7 @@ class MetricsNode(ManagedNode):
         self._since_s = self._diagnosed_s = time.monotonic()
         self._clock_offset_s = time.time() - time.monotonic()
         self._clock_step = (0.0, '')
-        for topic, handle, qos in (
-            ('/diagnostics', self._statuses.update, QoSProfile(depth=50)),
-            *(
-                (in_camera(camera, 'latency_histograms'), self._on_histograms, RESULTS_QOS)
-                for camera in dict.fromkeys(('', *self._cameras))
-            ),
-        ):
-            subscription = self.create_subscription(DiagnosticArray, topic, handle, qos)
-            self.until_deactivate(partial(self.destroy_subscription, subscription))
+        self._statuses.listen(self, self._on_histograms)
         # Sensors may be slow to answer, and the executor has images to take in.
         self._sample: SystemSample | None = None
         self._pids: set[int] = set()

@@ -168,10 +168,7 @@ class TrackerNode(ManagedNode):
                 self, self.parameters, self._frames.offer, self.log_error_once_a_second
             )
             self.until_deactivate(self._input.close)
-            subscription = self.create_subscription(
-                Detection2DArray, 'detections', self._on_detections, RESULTS_QOS
-            )
-            self.until_deactivate(lambda: self.destroy_subscription(subscription))
+            self.subscribe(Detection2DArray, 'detections', self._on_detections, RESULTS_QOS)
 
     def parameters_changed(self, updated: TrackerParameters) -> None:
         """Tracker and schedule take over their settings."""

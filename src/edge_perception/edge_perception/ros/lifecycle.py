@@ -156,6 +156,19 @@ class ManagedNode(LifecycleNode):
         self.until_cleanup(lambda: self.destroy_publisher(publisher))
         return publisher
 
+    def subscribe(
+        self,
+        kind: type,
+        topic: str,
+        handle: Callable[[Any], object],
+        qos: QoSProfile,
+        *,
+        raw: bool = False,
+    ) -> None:
+        """Call `handle` with each message, with its bytes when `raw`, until deactivation."""
+        subscription = self.create_subscription(kind, topic, handle, qos, raw=raw)
+        self.until_deactivate(lambda: self.destroy_subscription(subscription))
+
     def log_error_once_a_second(self, error: Exception) -> None:
         """Log an error of one frame, more within the second not; diagnostics speak of it."""
         text = self._errors.remember(error)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import QoSProfile
 
 from edge_perception.metrics.latency import LatencyHistogram
+from edge_perception.ros.cameras import in_camera
+from edge_perception.ros.lifecycle import ManagedNode
+from edge_perception.ros.qos import RESULTS_QOS
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ class NodeStatuses:
         self._own_name = own_name
         self._cameras = ('', *cameras)
         self.of: dict[str, NodeStatus] = {}
+
+    def listen(
+        self, node: ManagedNode, on_histograms: Callable[[DiagnosticArray], object]
+    ) -> None:
+        """Take in what the nodes say of themselves, until `node` is deactivated.
+
+        Args:
+            node: who subscribes.
+            on_histograms: called with each message of latency_histograms.
+        """
+        node.subscribe(DiagnosticArray, '/diagnostics', self.update, QoSProfile(depth=50))
+        for camera in dict.fromkeys(self._cameras):
+            topic = in_camera(camera, 'latency_histograms')
+            node.subscribe(DiagnosticArray, topic, on_histograms, RESULTS_QOS)
 
     def update(self, message: DiagnosticArray) -> None:
         """Take in a message of /diagnostics."""
