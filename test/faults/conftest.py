@@ -6,11 +6,10 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -74,23 +73,8 @@ def kill(graph):
 @pytest.fixture
 def run_faulty(graph):
     """Starts a detector with the backend of this folder, as a process."""
-
-    def run_faulty(**parameters: Any) -> subprocess.Popen[str]:
-        module = sys.executable, str(HERE / 'faulty_detector.py'), '--ros-args'
-        command = [*module, '-p', f'model_path:={HERE / "model.faulty"}']
-        for key, value in parameters.items():
-            command += ['-p', f'{key}:={value}']
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, 'ROS_DOMAIN_ID': str(graph.domain_id), 'PYTHONUNBUFFERED': '1'},
-        )
-        graph.processes.append(process)
-        return process
-
-    return run_faulty
+    program = str(HERE / 'faulty_detector.py')
+    return partial(graph.start, program, model_path=HERE / 'model.faulty')
 
 
 @pytest.fixture

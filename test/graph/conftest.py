@@ -72,8 +72,11 @@ class Graph:
 
     def run(self, name: str, *arguments: str, **parameters: Any) -> subprocess.Popen[str]:
         """Start an executable of the package as a process, with ROS parameters by name."""
-        command = [sys.executable, '-m', f'edge_perception.nodes.{name}', *arguments]
-        command.append('--ros-args')
+        return self.start('-m', f'edge_perception.nodes.{name}', *arguments, **parameters)
+
+    def start(self, *program: str, **parameters: Any) -> subprocess.Popen[str]:
+        """Start a program of Python as a process, with ROS parameters by name."""
+        command = [sys.executable, *program, '--ros-args']
         for key, value in parameters.items():
             command += ['-p', f'{key.replace("__", ":")}:={value}']
         process = subprocess.Popen(
