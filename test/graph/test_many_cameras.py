@@ -328,19 +328,3 @@ def test_images_that_wait_together_go_through_the_network_together_with_the_same
     for alone, together in messages.values():
         assert len(alone.detections) >= 2
         np.testing.assert_allclose(boxes(together), boxes(alone), atol=1e-2)
-
-
-@pytest.mark.parametrize(
-    'parameters, message',
-    [
-        ({'perception__cameras': 'front,/left'}, "'/left' is no relative namespace"),
-        ({'perception__cameras': 'front,front'}, 'names a camera twice'),
-    ],
-)
-def test_cameras_that_cannot_be_end_with_one_line(graph, parameters, message):
-    process = graph.run('perception', **parameters)
-    output, _ = process.communicate(timeout=30.0)
-    assert process.returncode == 1
-    assert message in output
-    assert 'Traceback' not in output
-    graph.processes.clear()

@@ -91,6 +91,8 @@ def test_separate_processes_do_the_same(graph, demo_clip):
         ({'detector__model_path': 'no/such.onnx'}, 'no/such.onnx'),
         ({'detector__score_threshold': '7.0'}, 'score_threshold: 7.0 is not in 0 to 1'),
         ({'perception__members': 'detector,painter'}, 'painter is not one of'),
+        ({'perception__cameras': 'front,/left'}, "'/left' is no relative namespace"),
+        ({'perception__cameras': 'front,front'}, 'names a camera twice'),
         (
             {'detector__detect_every_n': 'often'},
             "detect_every_n: expected int such as 5, got 'often'",
