@@ -48,6 +48,16 @@ def default_model() -> Path:
     return REPOSITORY / 'models' / 'person_416.onnx'
 
 
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained YOLOv8 checkpoint with one class, which Ultralytics calls 0."""
+    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
+    model = REPOSITORY / 'model_tools' / 'yolov8p.yaml'
+    path = tmp_path_factory.mktemp('checkpoint') / 'untrained.pt'
+    ultralytics.YOLO(str(model), task='detect').save(str(path))
+    return path
+
+
 @pytest.fixture
 def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Makes a folder that is a disk of a size as `mount` takes it, such as 64k."""

@@ -14,8 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 ModelBuilder = Callable[..., Path]
 
-YOLOV8P = Path(__file__).resolve().parents[2] / 'model_tools' / 'yolov8p.yaml'
-
 INPUT_HW = (64, 96)
 """Canvas of the fixed models; 12 x 8 + 6 x 4 + 3 x 2 = 126 cells."""
 
@@ -136,12 +134,3 @@ def bright_cell_model(tmp_path: Path) -> ModelBuilder:
         return _save(graph, tmp_path / 'bright.onnx', props)
 
     return build
-
-
-@pytest.fixture(scope='session')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small untrained YOLOv8 checkpoint with one class, which Ultralytics calls 0."""
-    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
-    path = tmp_path_factory.mktemp('checkpoint') / 'untrained.pt'
-    ultralytics.YOLO(str(YOLOV8P), task='detect').save(str(path))
-    return path

@@ -9,17 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-YOLOV8P = Path(__file__).resolve().parents[2] / 'model_tools' / 'yolov8p.yaml'
-
-
-@pytest.fixture(scope='session')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small untrained YOLOv8 checkpoint with one class, which Ultralytics calls 0."""
-    ultralytics = pytest.importorskip('ultralytics', reason='needs `make setup-training`')
-    path = tmp_path_factory.mktemp('checkpoint') / 'untrained.pt'
-    ultralytics.YOLO(str(YOLOV8P), task='detect').save(str(path))
-    return path
-
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Path:
