@@ -248,7 +248,7 @@ def test_video_is_drawn_while_somebody_watches_and_not_longer(graph, asking, pip
     asking(watch)
     image = cv2.imdecode(np.frombuffer(pictures[-1], np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (576, 768, 3)
-    graph.until(lambda: not visualizer._is_watched(), 'the end of the interest')
+    graph.until(lambda: not visualizer._output.is_watched, 'the end of the interest')
     drawn = visualizer._lane.counts.received
     sent = running.sent
     graph.until(lambda: running.sent > sent + 5, 'more images')

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from edge_perception import media
 from edge_perception.ros import process
-from edge_perception.ros.images import frame_to_compressed, frame_to_image
+from edge_perception.ros.image_output import ImageOutput
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links
 from edge_perception.ros.messages import make_header
@@ -87,12 +87,10 @@ class SourceNode(ManagedNode):
         self._source = call_nice(0, self._open)
         self.until_cleanup(self._close)
         self.get_logger().info(self._source.description)
-        qos = image_qos(5, reliable=True)
-        self._raw_publisher = self.advertise(Image, 'image_raw', qos)
-        self._compressed_publisher = self.advertise(
-            CompressedImage, 'image_raw/compressed', image_qos(COMPRESSED_DEPTH, reliable=True)
+        self._output = ImageOutput(self, 'image_raw', compressed_depth=COMPRESSED_DEPTH)
+        self._info_publisher = self.advertise(
+            CameraInfo, 'camera_info', image_qos(5, reliable=True)
         )
-        self._info_publisher = self.advertise(CameraInfo, 'camera_info', qos)
 
     def _open(self) -> media.Source:
         p = self.parameters
@@ -177,7 +175,7 @@ class SourceNode(ManagedNode):
     def _publish_all(self, source: media.Source, ending: threading.Event) -> None:
         start_ns: int | None = None
         if self.parameters.wait_for_subscriber and not source.is_live:
-            while not self._is_watched():
+            while not self._output.is_watched:
                 if ending.wait(0.05):
                     return
         for frame in source:
@@ -197,22 +195,10 @@ class SourceNode(ManagedNode):
                 frame = dataclasses.replace(frame, frame_id='camera')
             self._publish(frame, source.camera_info)
 
-    def _is_watched(self) -> bool:
-        return bool(
-            self._raw_publisher.get_subscription_count()
-            or self._compressed_publisher.get_subscription_count()
-        )
-
     def _publish(self, frame: Frame, recorded_info: media.CameraInfo | None) -> None:
         if self.links:
             self.links.frames.send(frame)
-        # Making a message of an image costs more than everything else here.
-        if self._raw_publisher.get_subscription_count():
-            self._raw_publisher.publish(frame_to_image(frame))
-        if self._compressed_publisher.get_subscription_count():
-            self._compressed_publisher.publish(
-                frame_to_compressed(frame, self.parameters.jpeg_quality)
-            )
+        self._output.publish(frame, self.parameters.jpeg_quality)
         if self._info_publisher.get_subscription_count():
             self._info_publisher.publish(
                 _camera_info_message(frame, self._camera_info or recorded_info)

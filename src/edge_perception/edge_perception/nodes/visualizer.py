@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from edge_perception.media.drawing import Trails, draw_tracks
 from edge_perception.ros import process
 from edge_perception.ros.image_input import ImageInput, ImageInputParameters
-from edge_perception.ros.images import frame_to_compressed, frame_to_image
+from edge_perception.ros.image_output import ImageOutput
 from edge_perception.ros.lifecycle import ManagedNode, NodeParameters, Report
 from edge_perception.ros.links import Links, Stamped
 from edge_perception.ros.messages import ClassNames, message_to_tracks
 from edge_perception.ros.parameters import parameter
-from edge_perception.ros.qos import RESULTS_QOS, image_qos
+from edge_perception.ros.qos import RESULTS_QOS
 from edge_perception.ros.worker import Worker
 from edge_perception.types import EdgePerceptionError, Frame, Tracks
 
@@ -50,11 +49,7 @@ class VisualizerNode(ManagedNode):
 
     def configure(self) -> None:
         """Create the publishers."""
-        qos = image_qos(5, reliable=True)
-        self._raw_publisher = self.advertise(Image, 'image_annotated', qos)
-        self._compressed_publisher = self.advertise(
-            CompressedImage, 'image_annotated/compressed', qos
-        )
+        self._output = ImageOutput(self, 'image_annotated')
 
     def activate(self) -> None:
         """Look for subscribers; images are taken in only while there are any."""
@@ -87,7 +82,7 @@ class VisualizerNode(ManagedNode):
         if self.state_label != 'active':
             return
         counts = self._lane.counts
-        report.values['watched'] = str(self._is_watched()).lower()
+        report.values['watched'] = str(self._output.is_watched).lower()
         report.values['received'] = str(counts.received)
         report.values['drawn'] = str(counts.processed)
         report.values['dropped'] = str(counts.dropped)
@@ -95,21 +90,15 @@ class VisualizerNode(ManagedNode):
         if self._input is not None:
             self._input.diagnose(report)
 
-    def _is_watched(self) -> bool:
-        return bool(
-            self._raw_publisher.get_subscription_count()
-            or self._compressed_publisher.get_subscription_count()
-        )
-
     def _follow_demand(self) -> None:
-        if self._is_watched() and self._input is None:
+        if self._output.is_watched and self._input is None:
             self._input = ImageInput(
                 self, self.parameters, self._on_frame, self.log_error_once_a_second
             )
             self._tracks_subscription = self.create_subscription(
                 Detection2DArray, 'tracks', self._on_tracks_message, RESULTS_QOS
             )
-        elif not self._is_watched():
+        elif not self._output.is_watched:
             self._unsubscribe()
 
     def _unsubscribe(self) -> None:
@@ -134,7 +123,7 @@ class VisualizerNode(ManagedNode):
 
     def _match(self, stamp_ns: int, waiting: OrderedDict[int, Any], item: Any) -> None:
         with self._matching:  # frames and tracks come on different threads
-            if not self._is_watched():
+            if not self._output.is_watched:
                 self._forget()
                 return
             waiting[stamp_ns] = item
@@ -152,12 +141,7 @@ class VisualizerNode(ManagedNode):
         self._trails.add(frame.stamp_ns, result.value)
         image = draw_tracks(frame.image.copy(), result.value, result.names, self._trails)
         annotated = Frame(image, frame.stamp_ns, frame.frame_id)
-        if self._raw_publisher.get_subscription_count():
-            self._raw_publisher.publish(frame_to_image(annotated))
-        if self._compressed_publisher.get_subscription_count():
-            self._compressed_publisher.publish(
-                frame_to_compressed(annotated, self.parameters.jpeg_quality)
-            )
+        self._output.publish(annotated, self.parameters.jpeg_quality)
         self.latencies.add('end_to_end', (self.now_ns() - frame.stamp_ns) / 1e6)
         self.fps.tick()
 
