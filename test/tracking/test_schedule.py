@@ -162,3 +162,17 @@ def test_a_newcomer_moves_outside_the_tracks():
     tracker.correct(2 * FRAME_NS, detections([[100, 100, 130, 180]]))
     tracker.step(3 * FRAME_NS, street(person_at=104))
     assert tracker.quality.outside_motion < 0.003
+
+
+def test_who_has_left_is_not_looked_for_in_the_picture():
+    tracker = create_tracker('hybrid')
+    for k in range(4):
+        tracker.correct(k * FRAME_NS, detections([[100, 100, 130, 180]]))
+        tracker.step(k * FRAME_NS, street(person_at=100))
+    # The figure is gone, and so is all that the box could follow.
+    blank = np.full_like(street(), 128)
+    tracker.step(4 * FRAME_NS, blank)
+    assert tracker.quality.failed_part == 1.0
+    tracker.correct(4 * FRAME_NS, detections([]))
+    tracker.step(5 * FRAME_NS, blank)
+    assert tracker.quality.failed_part == 0.0

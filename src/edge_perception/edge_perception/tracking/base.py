@@ -145,8 +145,8 @@ class TrackingQuality:
     Attributes:
         uncertainty: largest standard deviation of a shown box's centre, in heights; 0 without
             tracks.
-        failed_part: part of the boxes that did not follow the picture into this frame; 0 without
-            pictures.
+        failed_part: part of the boxes, but for those that the newest detections missed, that did
+            not follow the picture into this frame; 0 without pictures.
         outside_motion: part of the picture that changes outside all boxes; 0 without pictures and
             while the camera moves.
     """

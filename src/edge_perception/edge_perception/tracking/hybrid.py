@@ -308,7 +308,10 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         count = int(np.count_nonzero(followed))
         self.statistics.flow_followed += count
         self.statistics.flow_failed += len(table) - count
-        self._failed_part = 1.0 - count / len(table)
+        # Of one who was missed nobody expects that she is still in the picture.
+        present = np.count_nonzero(~missed)
+        lost = np.count_nonzero(~missed & ~followed)
+        self._failed_part = lost / present if present else 0.0
         centre = state[kalman.POSITION, :2]
         predicted[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
         carried[OFFSET] += (known - velocity + np.where(followed, surprise, 0.0)) * dt_s
