@@ -58,6 +58,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Clock:
+    """A clock that stands still: the test moves `now_s`."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time for what takes its clock as a parameter."""
+    return Clock()
+
+
 @pytest.fixture
 def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Makes a folder that is a disk of a size as `mount` takes it, such as 64k."""

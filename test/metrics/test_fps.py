@@ -5,19 +5,6 @@ import pytest
 from edge_perception.metrics.fps import FPSMeter
 
 
-class Clock:
-    def __init__(self):
-        self.now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def tick(meter, clock, count, period_s):
     for _ in range(count):
         clock.now_s += period_s

@@ -114,19 +114,6 @@ def test_window_forgets_and_total_does_not():
     assert stages.summaries() == {}
 
 
-class Clock:
-    def __init__(self):
-        self.now_s = 1000.0
-
-    def __call__(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def sliding(clock):
     return SlidingTotals(10.0, clock_s=clock)

@@ -5,19 +5,6 @@ import pytest
 from edge_perception.ros.pace import Pace
 
 
-class Clock:
-    def __init__(self):
-        self.now_s = 50.0
-
-    def __call__(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def pace(clock):
     return Pace(clock_s=clock)
