@@ -535,10 +535,7 @@ class DetectorNode(ManagedNode):
         try:
             with self._settings:
                 try:
-                    detector.classes = request.classes
-                    if request.score_threshold is not None:
-                        detector.score_threshold = request.score_threshold
-                    detections = detector(request.image)
+                    answer = answer_request(detector, request)
                 finally:
                     self._apply(detector, self.parameters)
         except Exception as error:
@@ -546,9 +543,20 @@ class DetectorNode(ManagedNode):
             return
         self.pace.worked(time.perf_counter() - started_s)
         self._inferences[detector.backend_name] += 1
-        request.answer.set_result(
-            DetectAnswer(detections, detector.names, detector.backend_name, dict(detector.timings))
-        )
+        request.answer.set_result(answer)
+
+
+def answer_request(detector: Detector, request: DetectRequest) -> DetectAnswer:
+    """What a detector finds on the image of a request, whose settings it then has.
+
+    Raises:
+        DetectionError: a class that the model does not know, or the inference failed.
+    """
+    detector.classes = request.classes
+    if request.score_threshold is not None:
+        detector.score_threshold = request.score_threshold
+    detections = detector(request.image)
+    return DetectAnswer(detections, detector.names, detector.backend_name, dict(detector.timings))
 
 
 def _shape(item: tuple[DetectorCamera, Frame]) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ from edge_perception.detection.backends import available_backends
 from edge_perception.media.errors import MediaError
 from edge_perception.media.pixels import decode_compressed
 from edge_perception.metrics.latency import PROMETHEUS_BOUNDS_MS
-from edge_perception.nodes.detector import BusyError, OtherBackendError
+from edge_perception.nodes.detector import BusyError, OtherBackendError, answer_request
 from edge_perception.ros import process
 from edge_perception.ros.cameras import (
     CamerasParameters,
@@ -426,14 +426,9 @@ class GatewayNode(ManagedNode):
             raise BusyError('other requests took all the time: try again')
         try:
             detector = self._detector(request.backend or 'auto')
-            detector.classes = request.classes
-            if request.score_threshold is not None:
-                detector.score_threshold = request.score_threshold
-            detections = detector(request.image)
-            self._inferences[detector.backend_name] += 1
-            return DetectAnswer(
-                detections, detector.names, detector.backend_name, dict(detector.timings)
-            )
+            answer = answer_request(detector, request)
+            self._inferences[answer.backend] += 1
+            return answer
         finally:
             self._detecting.release()
 
