@@ -38,6 +38,7 @@ from edge_perception.ros.messages import stamp_ns
 from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.release import make_executor
+from edge_perception.ros.statuses import values_by_node
 from edge_perception.ros.transport import apply_transport_defaults
 from edge_perception.types import EdgePerceptionError, Frame
 
@@ -147,9 +148,7 @@ class Observer:
         self._executor.spin_once(timeout_sec=timeout_s)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {item.key: item.value for item in status.values}
-            self.diagnostics[status.name.split(':')[0]] = values
+        self.diagnostics.update(values_by_node(message))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vision_msgs.msg import Detection2DArray
 
 from edge_perception.ros.messages import stamp_ns
 from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.ros.statuses import values_by_node
 from edge_perception.ros.transport import apply_transport_defaults
 
 
@@ -39,9 +40,8 @@ def on_tracks(message: Detection2DArray) -> None:
 
 def on_diagnostics(message: DiagnosticArray) -> None:
     """What each node says of itself."""
-    for status in message.status:
-        name = status.name.split(':')[0]
-        say(node=name, values={item.key: item.value for item in status.values})
+    for node, values in values_by_node(message).items():
+        say(node=node, values=values)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ from edge_perception.ros.messages import ClassNames, message_to_tracks, stamp_ns
 from edge_perception.ros.paths import share_folder
 from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS, image_qos
+from edge_perception.ros.statuses import values_by_node
 from edge_perception.ros.transport import apply_transport_defaults
 
 ANSWERED_AT_LEAST_PERCENT = 95.0
@@ -109,9 +110,7 @@ class Recorder(Node):
         self.fps.tick()
 
     def _on_diagnostics(self, message: DiagnosticArray, now_ns: int) -> None:
-        for status in message.status:
-            name = status.name.split(':')[0].rsplit('/', 1)[-1]
-            self.diagnostics[name] = {item.key: item.value for item in status.values}
+        self.diagnostics.update(values_by_node(message))
 
     def _on_annotated(self, message: Image) -> None:
         if self._video is None:

@@ -78,7 +78,7 @@ class NodeStatuses:
                 heard = NodeStatus(
                     bytes(status.level),
                     status.message,
-                    {item.key: item.value for item in status.values},
+                    _values(status),
                     time.monotonic(),
                 )
                 self.of = {**self.of, name: heard}  # other threads iterate over the old one
@@ -104,6 +104,11 @@ class NodeStatuses:
         }
 
 
+def values_by_node(message: DiagnosticArray) -> dict[str, dict[str, str]]:
+    """The values of a message of /diagnostics, by the full name of the node without its slash."""
+    return {status.name.split(':')[0]: _values(status) for status in message.status}
+
+
 def histograms_from(status: DiagnosticStatus) -> tuple[str, float, dict[str, LatencyHistogram]]:
     """A status of the topic latency_histograms.
 
@@ -113,7 +118,11 @@ def histograms_from(status: DiagnosticStatus) -> tuple[str, float, dict[str, Lat
     Raises:
         ValueError: it does not come from a node of this package.
     """
-    values = {item.key: item.value for item in status.values}
+    values = _values(status)
     age_s = float(values.pop('age_s'))
     totals = {stage: LatencyHistogram.from_text(text) for stage, text in values.items()}
     return status.name, age_s, totals
+
+
+def _values(status: DiagnosticStatus) -> dict[str, str]:
+    return {item.key: item.value for item in status.values}
