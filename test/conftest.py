@@ -8,8 +8,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
 
 # An example may take as long as a loaded machine makes it take, and drawing any finite float32
 # throws some draws away; neither is a defect of what is tested.
@@ -40,6 +43,23 @@ def reference_data() -> Path:
 def demo_clip() -> Path:
     """395 frames of pedestrians, 768x576, 10 Hz."""
     return REPOSITORY / 'test' / 'data' / 'pedestrians.mp4'
+
+
+@pytest.fixture(scope='session')
+def people(demo_clip: Path) -> NDArray[np.uint8]:
+    """(576, 768, 3) BGR picture with people, the first of the clip; all tests share it."""
+    from edge_perception import media  # not sooner: its loggers would be of the other kind
+
+    with media.open_source(demo_clip) as source:
+        image = next(source).image
+    image.flags.writeable = False
+    return image
+
+
+@pytest.fixture(scope='session')
+def jpeg(people: NDArray[np.uint8]) -> bytes:
+    """The picture as JPEG."""
+    return cv2.imencode('.jpg', people)[1].tobytes()
 
 
 @pytest.fixture(scope='session')

@@ -20,8 +20,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-
-from edge_perception import media
+from numpy.typing import NDArray
 
 CLIP = Path(__file__).resolve().parent.parent / 'data' / 'pedestrians.mp4'
 OPTIONS = {
@@ -191,19 +190,6 @@ def pipeline_url(
 
 
 @pytest.fixture(scope='session')
-def people() -> Any:
-    """(576, 768, 3) BGR picture with people."""
-    with media.open_source(CLIP) as source:
-        return next(source).image
-
-
-@pytest.fixture(scope='session')
-def png(people: Any) -> bytes:
+def png(people: NDArray[np.uint8]) -> bytes:
     """The picture as PNG, which loses nothing."""
     return cv2.imencode('.png', people)[1].tobytes()
-
-
-@pytest.fixture(scope='session')
-def jpeg(people: Any) -> bytes:
-    """The picture as JPEG."""
-    return cv2.imencode('.jpg', people)[1].tobytes()

@@ -9,17 +9,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from edge_perception import media
 from edge_perception.nodes.detector import DetectorNode
 from edge_perception.ros.lifecycle import StartError
 from edge_perception.ros.messages import make_header, stamp_ns
 from edge_perception.ros.qos import LATCHED_QOS, RESULTS_QOS
-
-
-@pytest.fixture
-def people(demo_clip):
-    with media.open_source(demo_clip) as source:
-        return next(source).image
 
 
 def answers(graph, images, messages, image=None):

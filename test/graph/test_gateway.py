@@ -29,17 +29,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr('edge_perception.ros.lifecycle.DIAGNOSTICS_PERIOD_S', 0.1)
 
 
-@pytest.fixture
-def people(demo_clip):
-    with media.open_source(demo_clip) as source:
-        return next(source).image
-
-
-@pytest.fixture
-def jpeg(people):
-    return cv2.imencode('.jpg', people)[1].tobytes()
-
-
 class Asking:
     """Calls a function on a thread while the graph spins."""
 

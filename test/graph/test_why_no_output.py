@@ -8,7 +8,6 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from edge_perception import media
 from edge_perception.nodes.detector import DetectorNode
 from edge_perception.nodes.metrics import MetricsNode
 from edge_perception.nodes.source import SourceNode
@@ -195,12 +194,6 @@ def test_process_that_ended_for_want_of_a_class_left_its_reason(graph):
     graph.processes.remove(process)
     process.stdout.close()
     wait_for_reason(graph, 'detector ended:', 'unicorn')
-
-
-@pytest.fixture
-def people(demo_clip):
-    with media.open_source(demo_clip) as source:
-        return next(source).image
 
 
 def test_score_threshold_above_everything_seen(graph, metrics, images, people):
