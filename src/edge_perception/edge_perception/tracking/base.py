@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from edge_perception.tracking import kalman
 from edge_perception.tracking.association import Indices, intersection_over_union
 from edge_perception.types import Detections, EdgePerceptionError, Tracks, TrackSource
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Rows of TrackTable.info.
 TRACK_ID, CLASS_ID, FIRST_NS, LAST_NS, LAST_INDEX, HITS, MISSES, FIRST_MISS_NS = range(8)
@@ -199,6 +202,7 @@ class _Entry:
 
 
 P = TypeVar('P', bound=TrackerParameters)
+AnyParameters = TypeVar('AnyParameters', bound='DataclassInstance')
 
 
 class Tracker(ABC, Generic[P]):
@@ -582,7 +586,7 @@ def marked(
     return score, info
 
 
-def changed(parameters: P, **changes: Any) -> P:
+def changed(parameters: AnyParameters, **changes: Any) -> AnyParameters:
     """`parameters` with some of them changed, by name.
 
     Raises:
