@@ -20,7 +20,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 import calibrate_int8
 import half_precision
 import numpy as np
-from command_line import command, uninterrupted, write_whole
+from command_line import command, folder_beside, uninterrupted, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -174,6 +173,7 @@ def build_engine(
 
     Raises:
         BuildError: a wrong argument, or TensorRT cannot build it.
+        OutputError: the engine cannot be written.
         EdgePerceptionError: model or images cannot be used.
     """
     if out.suffix != '.engine':
@@ -189,57 +189,50 @@ def build_engine(
     blobs: list[NDArray[np.float32]] = []
     if precision == 'int8' and source_uri is not None:
         blobs = calibrate_int8.load_inputs(model, source_uri, count)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix='.build-', dir=out.parent) as folder,
-            _gpu_here() as gpu,
-        ):
-            method = ''
-            if precision == 'int8':
-                method = calibrate_int8.choose_method(int8_method, trt, gpu)
-            graph = _graph_for(trt, model, Path(folder) / 'graph.onnx', precision, method, blobs)
-            plan = _build(
-                trt,
-                gpu,
-                graph,
-                spec.name,
-                profile,
-                precision=precision,
-                method=method,
-                blobs=blobs,
-                model=model,
-                workspace_mib=workspace_mib,
-                timing_cache=timing_cache,
-            )
-            made = Path(folder) / out.name
-            write_engine(made, plan, {**metadata, 'imgsz': repr(list(image_hw))})
-            labels = labels_from_metadata(metadata) or {}
-            sidecar = Sidecar(
-                tensorrt=tensorrt_label(trt),
-                gpu=gpu.name if gpu else '',
-                compute_capability=gpu.compute_capability if gpu else '',
-                onnx_name=model.name,
-                onnx_sha256=sha256_of(model),
-                engine_sha256=sha256_of(made),
-                precision=precision,
-                int8_method=method,
-                profile={
-                    'min': list(profile.least),
-                    'opt': list(profile.usual),
-                    'max': list(profile.greatest),
-                },
-                labels={str(key): name for key, name in labels.items()},
-                command=command,
-            )
-            beside = sidecar_path(made)
-            beside.write_text(sidecar_text(sidecar))
-            # An engine with the sidecar of an older one is refused, so the order does not matter
-            # to safety, and a new sidecar without its engine is never looked at.
-            os.replace(beside, sidecar_path(out))
-            os.replace(made, out)
-    except OSError as error:
-        raise BuildError(f'cannot write {out}: {error}') from error
+    with folder_beside(out, '.build-') as folder, _gpu_here() as gpu:
+        method = ''
+        if precision == 'int8':
+            method = calibrate_int8.choose_method(int8_method, trt, gpu)
+        graph = _graph_for(trt, model, folder / 'graph.onnx', precision, method, blobs)
+        plan = _build(
+            trt,
+            gpu,
+            graph,
+            spec.name,
+            profile,
+            precision=precision,
+            method=method,
+            blobs=blobs,
+            model=model,
+            workspace_mib=workspace_mib,
+            timing_cache=timing_cache,
+        )
+        made = folder / out.name
+        write_engine(made, plan, {**metadata, 'imgsz': repr(list(image_hw))})
+        labels = labels_from_metadata(metadata) or {}
+        sidecar = Sidecar(
+            tensorrt=tensorrt_label(trt),
+            gpu=gpu.name if gpu else '',
+            compute_capability=gpu.compute_capability if gpu else '',
+            onnx_name=model.name,
+            onnx_sha256=sha256_of(model),
+            engine_sha256=sha256_of(made),
+            precision=precision,
+            int8_method=method,
+            profile={
+                'min': list(profile.least),
+                'opt': list(profile.usual),
+                'max': list(profile.greatest),
+            },
+            labels={str(key): name for key, name in labels.items()},
+            command=command,
+        )
+        beside = sidecar_path(made)
+        beside.write_text(sidecar_text(sidecar))
+        # An engine with the sidecar of an older one is refused, so the order does not matter
+        # to safety, and a new sidecar without its engine is never looked at.
+        os.replace(beside, sidecar_path(out))
+        os.replace(made, out)
     return sidecar
 
 

@@ -22,14 +22,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import calibration
 import numpy as np
-from command_line import command, write_whole
+from command_line import command, folder_beside, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -130,22 +129,19 @@ def write_qdq(model: Path, out: Path, blobs: list[NDArray[np.float32]]) -> None:
     """Write the Q/DQ graph for TensorRT, with the model's metadata: whole, or not at all.
 
     Raises:
-        CalibrateError: it cannot be written.
+        OutputError: it cannot be written.
         CalibrationError: the model cannot be quantised.
     """
     import onnx
 
-    try:
-        with tempfile.TemporaryDirectory(prefix='.calibrate-', dir=out.parent) as folder:
-            made = Path(folder) / 'model.onnx'
-            calibration.quantize(model, made, blobs, target='tensorrt')
-            graph = onnx.load(made)
-            metadata = {item.key: item.value for item in onnx.load(model).metadata_props}
-            onnx.helper.set_model_props(graph, {**metadata, 'precision': 'int8'})
-            onnx.save(graph, made)
-            os.replace(made, out)
-    except OSError as error:
-        raise CalibrateError(f'cannot write {out}: {error}') from error
+    with folder_beside(out, '.calibrate-') as folder:
+        made = folder / 'model.onnx'
+        calibration.quantize(model, made, blobs, target='tensorrt')
+        graph = onnx.load(made)
+        metadata = {item.key: item.value for item in onnx.load(model).metadata_props}
+        onnx.helper.set_model_props(graph, {**metadata, 'precision': 'int8'})
+        onnx.save(graph, made)
+        os.replace(made, out)
 
 
 @command('calibrate_int8')

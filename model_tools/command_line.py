@@ -139,3 +139,22 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path, prefix: str) -> Iterator[Path]:
+    """A folder on the disk of a file, for what is not whole yet; nothing stays of it.
+
+    Args:
+        path: the file that is to be; its folder is made when absent.
+        prefix: of the folder's name.
+
+    Raises:
+        OutputError: something in it cannot be written, or moved to its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OutputError(f'cannot write {path}: {error}') from error

@@ -31,7 +31,7 @@ import cv2
 import evaluate_detection
 import numpy as np
 import quantize_onnx
-from command_line import command
+from command_line import command, folder_beside
 from numpy.typing import NDArray
 
 from edge_perception.detection.backends.onnx import OnnxBackend
@@ -105,6 +105,7 @@ def export_onnx(
 
     Raises:
         ExportError: a wrong argument, or the export differs from PyTorch.
+        OutputError: the file cannot be written.
         DetectionError: the checkpoint cannot be read, or is no detector.
     """
     if opset < LOWEST_OPSET:
@@ -116,25 +117,21 @@ def export_onnx(
         stride = int(reference.metadata['stride'])
     if image_size is not None and (image_size <= 0 or image_size % stride):
         raise ExportError(f'--imgsz {image_size} is no multiple of the stride {stride}')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
-            copy = Path(folder) / 'model.pt'
-            shutil.copyfile(model, copy)
-            exported = _export(copy, image_size=image_size, opset=opset, end2end=end2end)
-            _tidy(exported, title=model.stem, end2end=end2end)
-            if uint8_input:
-                _take_uint8(exported)
-            parity = compare(model, exported, shapes or PARITY_SHAPES)
-            if parity.box_px > BOX_TOLERANCE_PX or parity.score > SCORE_TOLERANCE:
-                raise ExportError(
-                    f'the export differs from PyTorch by {parity.box_px:.4f} px and '
-                    f'{parity.score:.1e} in score (at most {BOX_TOLERANCE_PX} px and '
-                    f'{SCORE_TOLERANCE:.0e}): no file was written'
-                )
-            os.replace(exported, out)
-    except OSError as error:
-        raise ExportError(f'cannot write {out}: {error}') from error
+    with folder_beside(out, '.export-') as folder:
+        copy = folder / 'model.pt'
+        shutil.copyfile(model, copy)
+        exported = _export(copy, image_size=image_size, opset=opset, end2end=end2end)
+        _tidy(exported, title=model.stem, end2end=end2end)
+        if uint8_input:
+            _take_uint8(exported)
+        parity = compare(model, exported, shapes or PARITY_SHAPES)
+        if parity.box_px > BOX_TOLERANCE_PX or parity.score > SCORE_TOLERANCE:
+            raise ExportError(
+                f'the export differs from PyTorch by {parity.box_px:.4f} px and '
+                f'{parity.score:.1e} in score (at most {BOX_TOLERANCE_PX} px and '
+                f'{SCORE_TOLERANCE:.0e}): no file was written'
+            )
+        os.replace(exported, out)
     return parity
 
 

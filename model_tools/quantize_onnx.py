@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 import calibration
 import evaluate_detection
 import half_precision
-from command_line import command
+from command_line import command, folder_beside
 from rich.console import Console
 
 from edge_perception.detection import Detector
@@ -85,7 +84,8 @@ def quantize_onnx(
         What was lost.
 
     Raises:
-        QuantizeError: it loses more, or the file cannot be written.
+        QuantizeError: it loses more.
+        OutputError: the file cannot be written.
         EdgePerceptionError: a model, labels or images cannot be used.
     """
     if out.suffix != '.onnx':
@@ -98,25 +98,21 @@ def quantize_onnx(
         images = calibration.read_images(source_uri, count)
         blobs = calibration.network_inputs(images, image_hw)
     before = score(model)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.quantize-', dir=out.parent) as folder:
-            made = Path(folder) / 'model.onnx'
-            if to == 'int8':
-                calibration.quantize(model, made, blobs, method=method)
-            elif to == 'fp16':
-                half_precision.to_half(model, made)
-            _finish(model, made, precision=to)
-            outcome = Outcome(before, score(made))
-            if not outcome.drop <= max_map_drop:
-                raise QuantizeError(
-                    f'{to} loses {outcome.drop:.2f} points of mAP50-95 ({outcome.before:.2f} '
-                    f'before, {outcome.after:.2f} after), more than {max_map_drop:g}: '
-                    f'no file was written'
-                )
-            os.replace(made, out)
-    except OSError as error:
-        raise QuantizeError(f'cannot write {out}: {error}') from error
+    with folder_beside(out, '.quantize-') as folder:
+        made = folder / 'model.onnx'
+        if to == 'int8':
+            calibration.quantize(model, made, blobs, method=method)
+        elif to == 'fp16':
+            half_precision.to_half(model, made)
+        _finish(model, made, precision=to)
+        outcome = Outcome(before, score(made))
+        if not outcome.drop <= max_map_drop:
+            raise QuantizeError(
+                f'{to} loses {outcome.drop:.2f} points of mAP50-95 ({outcome.before:.2f} '
+                f'before, {outcome.after:.2f} after), more than {max_map_drop:g}: '
+                f'no file was written'
+            )
+        os.replace(made, out)
     return outcome
 
 

@@ -4,6 +4,7 @@ import export_onnx
 import numpy as np
 import onnx
 import pytest
+from command_line import OutputError
 
 from edge_perception.detection import Detector, ModelFileError, UnsupportedTaskError
 from edge_perception.detection.backends.onnx import OnnxBackend
@@ -188,6 +189,6 @@ def test_half_needs_labels_and_is_judged_by_them(
 
 
 def test_full_disk_leaves_nothing(checkpoint, full_disk):
-    with pytest.raises(export_onnx.ExportError, match='No space left'):
+    with pytest.raises(OutputError, match='No space left'):
         export_onnx.export_onnx(checkpoint, full_disk / 'a.onnx', image_size=64, shapes=SHAPES[:1])
     assert list(full_disk.iterdir()) == []
