@@ -30,6 +30,7 @@ from typing import Any
 import augmentations
 import yaml
 from command_line import command, write_whole
+from evaluate_detection import IMAGE_SUFFIXES, label_path
 
 from edge_perception.detection.errors import first_line
 from edge_perception.media.atomic import temporary_beside
@@ -38,7 +39,6 @@ from edge_perception.types import EdgePerceptionError
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = REPOSITORY / 'model_tools' / 'runs'
 LATEST = REPOSITORY / 'models' / 'latest.pt'
-_IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 class TrainError(EdgePerceptionError):
@@ -64,19 +64,11 @@ def check_dataset(data: Path) -> None:
         images_folder = root / folder
         if not images_folder.is_dir():
             continue  # a text file that lists images: ultralytics reads it
-        images = [p for p in images_folder.rglob('*') if p.suffix.lower() in _IMAGE_SUFFIXES]
+        images = [p for p in images_folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise TrainError(f'{data}: no images in {images_folder}')
-        if not any(_label_path(image).is_file() for image in images):
+        if not any(label_path(image).is_file() for image in images):
             raise TrainError(f'{data}: no labels for the images in {images_folder}')
-
-
-def _label_path(image: Path) -> Path:
-    """The label file of an image: `images` becomes `labels`, as Ultralytics has it."""
-    parts = list(image.parts)
-    if 'images' in parts:
-        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
-    return Path(*parts).with_suffix('.txt')
 
 
 def train(
