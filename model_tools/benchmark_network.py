@@ -27,6 +27,7 @@ from subprocess import Popen
 from typing import Any
 
 from command_line import command, write_whole
+from live_graph import CLIP
 from network_lab import Lab, Link
 from rich.console import Console
 from rich.table import Column, Table
@@ -36,8 +37,6 @@ from edge_perception.ros.programs import node_command
 from edge_perception.ros.transport import SWITCH_VARIABLE
 from edge_perception.types import EdgePerceptionError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-CLIP = REPOSITORY / 'test' / 'data' / 'pedestrians.mp4'
 CLIP_RATE_HZ = 10.0
 OBSERVER = Path(__file__).with_name('observe_graph.py')
 MACHINES = ('camera', 'robot', 'desk')
