@@ -8,10 +8,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-CLIP = Path(__file__).resolve().parent.parent / 'data' / 'pedestrians.mp4'
+from edge_perception.ros.programs import node_command
+
 OPTIONS = {
     'port': 0,
     'nodes': "''",
@@ -59,30 +59,35 @@ class RunningGateway:
 
 
 def _start(
-    log: Path, *, environment: dict[str, str] | None = None, **parameters: Any
+    node: str, log: Path, parameters: Mapping[str, Any], environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start the executable; its output goes to `log`."""
-    command = [sys.executable, '-m', 'edge_perception.nodes.gateway', '--ros-args']
-    for name, value in {**OPTIONS, **parameters}.items():
-        command += ['-p', f'{name}:={value}']
+    """Start a node in a domain of its own; its output goes to `log`."""
+    command = node_command(node, [f'{name}:={value}' for name, value in parameters.items()])
     with log.open('w') as output:
         return subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
+            text=True,
             env={
                 **os.environ,
                 'ROS_DOMAIN_ID': str(next(_domains)),
                 'PYTHONUNBUFFERED': '1',
-                **(environment or {}),
+                **environment,
             },
         )
+
+
+def _start_gateway(
+    log: Path, *, environment: Mapping[str, str] | None = None, **parameters: Any
+) -> subprocess.Popen[str]:
+    return _start('gateway', log, {**OPTIONS, **parameters}, environment or {})
 
 
 @pytest.fixture
 def start_gateway() -> Callable[..., subprocess.Popen[str]]:
     """Starts a gateway that may fail to; the test ends it."""
-    return _start
+    return _start_gateway
 
 
 @pytest.fixture(scope='session')
@@ -119,7 +124,7 @@ def running(
 
     def start(**options: Any) -> RunningGateway:
         log = tmp_path_factory.mktemp('gateway') / 'log.txt'
-        process = _start(log, **options)
+        process = _start_gateway(log, **options)
         started.append(process)
         return RunningGateway(_url_in(log, process, until), process)
 
@@ -153,27 +158,17 @@ def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope='session')
 def pipeline_url(
-    tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any]
+    tmp_path_factory: pytest.TempPathFactory, demo_clip: Path, until: Callable[..., Any]
 ) -> Iterator[str]:
     """The gateway of a whole pipeline on the demo clip, once it has numbers to show."""
     log = tmp_path_factory.mktemp('perception') / 'log.txt'
-    command = [sys.executable, '-m', 'edge_perception.nodes.perception', '--ros-args']
-    for name, value in {
+    parameters = {
         'perception:members': 'source,detector,tracker,visualizer,metrics,gateway',
-        'source:source': json.dumps(str(CLIP)),
+        'source:source': json.dumps(str(demo_clip)),
         'source:loop': 'true',
         'gateway:port': '0',
-    }.items():
-        command += ['-p', f'{name}:={value}']
-    environment = {
-        **os.environ,
-        'ROS_DOMAIN_ID': str(next(_domains)),
-        'PYTHONUNBUFFERED': '1',
     }
-    with log.open('w') as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+    process = _start('perception', log, parameters, {})
     try:
         url = _url_in(log, process, until)
         with httpx.Client(base_url=url, trust_env=False, timeout=30.0) as client:
