@@ -14,8 +14,6 @@ from edge_perception.tracking.base import TrackingError, TrackingQuality
 
 # How fast motion that was no object is forgotten, part a detection. It is learned at once.
 _FORGETTING = 0.2
-# Leaves in the wind come and go: so much of what was learned is nothing new.
-_USUAL_SWING = 2.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class AdaptiveParameters:
         max_uncertainty: standard deviation of a box's centre, in object heights, at which a
             detection is asked for.
         max_failed_part: part of the boxes that may have lost the picture.
-        min_outside_motion: part of the picture that changes outside all boxes, beyond twice what
+        min_outside_motion: part of the picture that changes outside all boxes, beyond what
             moves there anyway, at which a detection is asked for: somebody new.
         min_interval_s: between two detections, at least.
         max_interval_s: between two detections, at most: a still newcomer shows in no other way.
@@ -130,8 +128,7 @@ class AdaptiveSchedule:
         # Its answer may settle the doubt; one that never comes must not stop the detections.
         if self._is_under_way:
             return ''
-        unusual_motion = quality.outside_motion - _USUAL_SWING * self._motion_usual
-        if unusual_motion >= parameters.min_outside_motion:
+        if quality.outside_motion - self._motion_usual >= parameters.min_outside_motion:
             return 'motion outside the tracks'
         if quality.uncertainty >= parameters.max_uncertainty:
             return 'uncertain tracks'
