@@ -24,6 +24,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
+from edge_perception import media
+from edge_perception.media.video import VideoWriter
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.lifecycle import ManagedNode
 from edge_perception.ros.programs import end_process
@@ -176,6 +178,7 @@ class ImagePublisher:
         self._graph = graph
         self.image = np.random.default_rng(0).integers(0, 255, (*size_hw, 3), np.uint8)
         self.stamps_ns: list[int] = []
+        self._due_s = 0.0
 
     def wait_for_subscribers(self, count: int = 1) -> None:
         """Until `count` subscriptions are matched."""
@@ -192,6 +195,13 @@ class ImagePublisher:
         )
         return stamp_ns
 
+    def is_due(self, period_s: float = 0.05) -> bool:
+        """Whether an image is to be sent, as a camera would: yes once in each period."""
+        if time.monotonic() < self._due_s:
+            return False
+        self._due_s = time.monotonic() + period_s
+        return True
+
     def send_message(self, message: Any) -> None:
         """Publish any image message."""
         self._publisher.publish(message)
@@ -207,6 +217,26 @@ def image_publisher() -> type[ImagePublisher]:
 def images(graph: Graph) -> ImagePublisher:
     """An image publisher on image_raw."""
     return ImagePublisher(graph)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes of this process say how they are ten times a second: no test waits for seconds."""
+    monkeypatch.setattr('edge_perception.ros.lifecycle.DIAGNOSTICS_PERIOD_S', 0.1)
+
+
+@pytest.fixture
+def demo_beginning(tmp_path: Path, demo_clip: Path) -> Callable[[int], Path]:
+    """Makes a video of the first frames of the demo clip."""
+
+    def demo_beginning(frames: int) -> Path:
+        path = tmp_path / f'{frames}.mp4'
+        with media.open_source(demo_clip) as source, VideoWriter(path, 10.0) as writer:
+            for frame in itertools.islice(source, frames):
+                writer.write(frame.image)
+        return path
+
+    return demo_beginning
 
 
 @pytest.fixture

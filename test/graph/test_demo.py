@@ -10,18 +10,8 @@ from rosbags.highlevel import AnyReader
 
 from edge_perception import media
 from edge_perception.media.mot import read_mot
-from edge_perception.media.video import VideoWriter
 
 FRAMES = 30
-
-
-@pytest.fixture
-def short_clip(tmp_path, demo_clip):
-    path = tmp_path / 'short.mp4'
-    with media.open_source(demo_clip) as source, VideoWriter(path, 10.0) as writer:
-        for frame, _ in zip(source, range(FRAMES), strict=False):
-            writer.write(frame.image)
-    return path
 
 
 @pytest.fixture
@@ -29,8 +19,8 @@ def start(start_demo, tmp_path):
     return partial(start_demo, '--out', tmp_path / 'out')
 
 
-def test_demo_leaves_tracks_bag_video_and_report(start, short_clip, tmp_path):
-    process = start('--source', short_clip, '--every-n', '2')
+def test_demo_leaves_tracks_bag_video_and_report(start, demo_beginning, tmp_path):
+    process = start('--source', demo_beginning(FRAMES), '--every-n', '2')
     output, _ = process.communicate(timeout=60.0)
     assert process.returncode == 0, output
     assert f'{FRAMES} of {FRAMES}' in output

@@ -1,6 +1,5 @@
 """The gateway beside and inside of a running pipeline."""
 
-import itertools
 import json
 import socket
 import threading
@@ -12,8 +11,6 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from edge_perception import media
-from edge_perception.media.video import VideoWriter
 from edge_perception.nodes.detector import DetectorNode
 from edge_perception.nodes.gateway import GatewayNode
 from edge_perception.nodes.metrics import MetricsNode
@@ -22,11 +19,7 @@ from edge_perception.nodes.visualizer import VisualizerNode
 from edge_perception.ros.links import Links
 from edge_perception.types import Frame
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Nodes of this process say how they are ten times a second: no test waits for seconds."""
-    monkeypatch.setattr('edge_perception.ros.lifecycle.DIAGNOSTICS_PERIOD_S', 0.1)
+pytestmark = pytest.mark.usefixtures('impatient')
 
 
 class Asking:
@@ -250,12 +243,9 @@ def test_gateway_in_a_process_of_its_own_sees_the_others(graph, asking, images, 
     graph.run('detector', detect_every_n=1)
     images.image = people
     images.wait_for_subscribers(2)
-    sent_s = 0.0
 
     def tracked():
-        nonlocal sent_s
-        if time.monotonic() - sent_s > 0.1:
-            sent_s = time.monotonic()
+        if images.is_due(0.1):
             images.send()
         return asking(get, gateway.url, '/tracks').json()['tracks']
 
@@ -289,15 +279,6 @@ FRAMES = 90
 
 
 @pytest.fixture
-def clip(tmp_path, demo_clip):
-    path = tmp_path / 'clip.mp4'
-    with media.open_source(demo_clip) as source, VideoWriter(path, 10.0) as writer:
-        for frame in itertools.islice(source, FRAMES):
-            writer.write(frame.image)
-    return path
-
-
-@pytest.fixture
 def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -305,8 +286,9 @@ def free_port():
 
 
 def test_numbers_equal_those_of_the_bag_that_the_demo_records(
-    clip, tmp_path, free_port, start_demo
+    demo_beginning, tmp_path, free_port, start_demo
 ):
+    clip = demo_beginning(FRAMES)
     out = tmp_path / 'out'
     process = start_demo(
         '--source', clip, '--every-n', '2', '--port', str(free_port), '--out', out

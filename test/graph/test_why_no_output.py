@@ -20,9 +20,8 @@ SECOND_NS = 1_000_000_000
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Nodes of this process say how they are ten times a second: no test waits for seconds."""
-    monkeypatch.setattr('edge_perception.ros.lifecycle.DIAGNOSTICS_PERIOD_S', 0.1)
+def impatient_probe(impatient, monkeypatch):
+    """The same for the look at a detector that finds nothing."""
     monkeypatch.setattr('edge_perception.nodes.detector.PROBE_AFTER_S', 0.5)
 
 
@@ -94,12 +93,9 @@ def test_camera_that_went_silent(graph, metrics, images):
 def send_until_reason(graph, images, *parts, message=None, stamp_ns=None):
     """Keep images coming, as a camera does, until the reason is there."""
     images.wait_for_subscribers()
-    sent_s = 0.0
 
     def step():
-        nonlocal sent_s
-        if time.monotonic() - sent_s > 0.05:
-            sent_s = time.monotonic()
+        if images.is_due():
             if message is not None:
                 images.send_message(message)
             else:
@@ -240,12 +236,9 @@ def test_reasons_end_when_tracks_come(graph, metrics, images, people):
     wait_for_reason(graph, 'no image on /image_raw')
     images.image = people
     images.wait_for_subscribers(2)
-    sent_s = 0.0
 
     def step():
-        nonlocal sent_s
-        if time.monotonic() - sent_s > 0.05:
-            sent_s = time.monotonic()
+        if images.is_due():
             images.send()
         return not reasons(graph)
 
