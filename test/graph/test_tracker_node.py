@@ -12,6 +12,7 @@ from edge_perception.nodes.tracker import TrackerNode
 from edge_perception.ros.links import Stamped
 from edge_perception.ros.messages import stamp_ns, to_message
 from edge_perception.ros.qos import RESULTS_QOS
+from edge_perception.tracking import AdaptiveParameters
 from edge_perception.types import Detections
 
 PERIOD_NS = 100_000_000
@@ -151,6 +152,13 @@ def test_adaptive_schedule_asks_by_stamp_and_says_why(graph, images):
         lambda: graph.diagnostics.get('tracker', {}).get('chosen_n') == '5', 'the chosen N'
     )
     assert graph.diagnostics['tracker']['chosen_because'] == 'longest interval'
+
+
+def test_how_much_doubt_asks_can_be_changed_live(graph):
+    node = graph.add(TrackerNode, schedule='adaptive')
+    assert node._schedule.parameters == AdaptiveParameters()
+    assert node.set_parameters([Parameter('max_uncertainty', value=0.3)])[0].successful
+    assert node._schedule.parameters == AdaptiveParameters(max_uncertainty=0.3)
 
 
 def test_limits_of_the_schedule_that_contradict_are_refused(graph):

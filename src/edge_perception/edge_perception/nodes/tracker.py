@@ -66,6 +66,14 @@ class TrackerParameters(ImageInputParameters, NodeParameters):
         choices=('every_n', 'adaptive'),
         live=True,
     )
+    max_uncertainty: float = parameter(
+        0.15,
+        'standard deviation of a box in object heights at which an adaptive schedule asks; '
+        'more is fewer detections',
+        minimum=0.01,
+        maximum=1.0,
+        live=True,
+    )
     max_detect_load: float = parameter(
         0.7,
         'part of the time that detections may take, with an adaptive schedule',
@@ -96,6 +104,7 @@ WAITING_REQUESTS = 8
 
 def _adaptive(p: TrackerParameters) -> AdaptiveParameters:
     return AdaptiveParameters(
+        max_uncertainty=p.max_uncertainty,
         max_load=p.max_detect_load,
         min_interval_s=p.min_detect_interval_s,
         max_interval_s=p.max_detect_interval_s,
