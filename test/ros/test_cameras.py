@@ -10,7 +10,7 @@ pytest.importorskip('rclpy', reason='rclpy is not there: run make setup')
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from edge_perception.ros.cameras import camera_names, in_camera
+from edge_perception.ros.cameras import camera_names, in_camera, in_cameras
 from edge_perception.ros.launch_arguments import overrides, parameters_text
 from edge_perception.ros.parameters import ParameterError
 from edge_perception.ros.statuses import NodeStatuses
@@ -102,3 +102,11 @@ def test_a_source_for_all_cameras_is_that_of_each(argument: str, source: str) ->
     sections = json.loads(parameters_text(overrides({'source': argument}), '', ('front', 'left')))
     for camera in ('front', 'left'):
         assert sections[f'/{camera}/source'] == {'ros__parameters': {'source': source}}
+
+
+def test_each_camera_has_each_name() -> None:
+    nodes = ('detector', 'tracker')
+    assert in_cameras(('',), nodes) == nodes
+    expected = ('front/detector', 'front/tracker', 'left/detector', 'left/tracker')
+    assert in_cameras(('front', 'left'), nodes) == expected
+    assert in_cameras(('front', 'left'), []) == ()

@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 from edge_perception.ros.parameters import (
     LiveParameters,
     ParameterError,
+    comma_separated,
     declare,
     markdown_table,
     parameter,
@@ -144,6 +145,20 @@ def test_parameter_of_configure_may_change_while_unconfigured(live):
     state['may_configure'] = True
     assert node.set_parameters([Parameter('path', value='x')])[0].successful
     assert parameters.current.path == 'x'
+
+
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        ('', []),
+        (' , ,', []),
+        ('person', ['person']),
+        ('person,traffic light', ['person', 'traffic light']),
+        (' b , a,, b ', ['b', 'a', 'b']),  # order and repetition are left to the reader
+    ],
+)
+def test_parts_of_a_parameter_that_holds_several(text, parts):
+    assert comma_separated(text) == parts
 
 
 def test_table_lists_every_parameter():
