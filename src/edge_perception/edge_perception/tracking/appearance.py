@@ -28,7 +28,10 @@ _MIN_VISIBLE = 0.3
 
 
 def looks_of(
-    image: NDArray[np.uint8], scale: float, boxes_xyxy: NDArray[np.float64]
+    image: NDArray[np.uint8],
+    scale: float,
+    boxes_xyxy: NDArray[np.float64],
+    wanted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Looks of the objects in boxes.
 
@@ -38,21 +41,29 @@ def looks_of(
         image: (h, w, 3) uint8 BGR or (h, w) uint8 grey, small.
         scale: its size relative to the original.
         boxes_xyxy: (n, 4) pixels of the original image.
+        wanted: (n,) of which boxes, k of them; None: of all. The others may be in front of them.
 
     Returns:
-        (n, LOOK_SIZE) float32 of length 1, or zeros where too little of a box is seen; and the
-        part that is seen of each, (n,) float32, 0 in the same case.
+        (k, LOOK_SIZE) float32 of length 1, or zeros where too little of a box is seen; and the
+        part that is seen of each, (k,) float32, 0 in the same case.
     """
-    count = len(boxes_xyxy)
-    left, top, right, bottom = (boxes_xyxy * scale).T[:, :, None]
+    corners = (boxes_xyxy * scale).T
+    all_left, all_top, all_right, all_bottom = corners
+    if wanted is not None:
+        corners = corners.compress(wanted, 1)
+    count = corners.shape[1]
+    left, top, right, bottom = corners[:, :, None]
     x, y = left + (right - left) * _POINT_X, top + (bottom - top) * _POINT_Y
     height, width = image.shape[:2]
     seen = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-    touching = (left < right.T) & (right > left.T) & (top < bottom.T) & (bottom < bottom.T)
+    touching = (left < all_right) & (right > all_left) & (top < all_bottom) & (bottom < all_bottom)
     for behind, front in zip(*touching.nonzero(), strict=True):
         px, py = x[behind], y[behind]
         seen[behind] &= ~(
-            (px > left[front]) & (px < right[front]) & (py > top[front]) & (py < bottom[front])
+            (px > all_left[front])
+            & (px < all_right[front])
+            & (py > all_top[front])
+            & (py < all_bottom[front])
         )
     column = np.clip(np.rint(x), 0, width - 1).astype(np.intp)
     row = np.clip(np.rint(y), 0, height - 1).astype(np.intp)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +186,18 @@ class TrackerStatistics:
     flow_failed: int = 0
 
 
+class Shown(NamedTuple):
+    """What a tracker puts out.
+
+    Attributes:
+        mask: (n,) which tracks of the table.
+        boxes_xyxy: (n, 4) float64 pixels, of those and of the others.
+    """
+
+    mask: NDArray[np.bool_]
+    boxes_xyxy: NDArray[np.float64]
+
+
 @dataclass
 class _Entry:
     """One instant of the history: what led to it and the table after it."""
@@ -197,8 +209,8 @@ class _Entry:
     # Id that each detection was given when it began a track, 0 where it did not: a replay that
     # begins the same track again gives it the same id.
     birth_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    # Which tracks of the table are put out; None until it was asked for.
-    shown: NDArray[np.bool_] | None = None
+    # What of the table is put out; None until it was asked for.
+    shown: Shown | None = None
 
 
 P = TypeVar('P', bound=TrackerParameters)
@@ -337,10 +349,10 @@ class Tracker(ABC, Generic[P]):
             return 0.0
         table = self._entries[-1].table
         relative_var = self._position_var(table) / table.state[kalman.POSITION, 3] ** 2
-        return float(np.sqrt(relative_var[self._newest_shown()].max(initial=0.0)))
+        return float(np.sqrt(relative_var[self._newest_shown().mask].max(initial=0.0)))
 
-    def _newest_shown(self) -> NDArray[np.bool_]:
-        """Which tracks of the newest frame are put out."""
+    def _newest_shown(self) -> Shown:
+        """What is put out of the newest frame."""
         entry = self._entries[-1]
         if entry.shown is None:
             entry.shown = self._shown(entry.table, entry.stamp_ns)
@@ -497,10 +509,10 @@ class Tracker(ABC, Generic[P]):
     def _output(self) -> Tracks:
         entry = self._entries[-1]
         table = entry.table
-        shown = self._newest_shown()
-        boxes, score, info = self._boxes(table), table.score, table.info
-        if np.count_nonzero(shown) < len(table):
-            boxes, score, info = boxes[shown], score[shown], info.compress(shown, 1)
+        mask, boxes = self._newest_shown()
+        score, info = table.score, table.info
+        if np.count_nonzero(mask) < len(table):
+            boxes, score, info = boxes[mask], score[mask], info.compress(mask, 1)
         since_s = (entry.stamp_ns - info[FIRST_NS : LAST_NS + 1]) * 1e-9
         age_s, time_since_detection_s = since_s.astype(np.float32)
         return Tracks(
@@ -531,10 +543,6 @@ class Tracker(ABC, Generic[P]):
 
     # What a tracker is made of.
 
-    def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
-        """The boxes to put out: (n, 4)."""
-        return table.boxes_xyxy
-
     def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> Any:
         """Motion of the picture since the last frame, for `_predict`; None where unknown."""
         return None
@@ -554,8 +562,8 @@ class Tracker(ABC, Generic[P]):
         """The tracks after the detections of a frame; indices of detections to begin tracks."""
 
     @abstractmethod
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
-        """Which tracks to put out: (n,) mask."""
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
+        """Which tracks to put out, and where."""
 
     @abstractmethod
     def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:

@@ -9,10 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_perception.tracking.association import Indices, assign, unmatched
-from edge_perception.tracking.base import HITS, MISSES, Observation, TrackTable
+from edge_perception.tracking.base import (
+    HITS,
+    MISSES,
+    Observation,
+    Shown,
+    TrackTable,
+)
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 
 
@@ -75,5 +80,5 @@ class ByteTracker(KalmanTracker[ByteTrackParameters]):
         born = high[score[high] >= parameters.new_track_score]
         return (table if keep.all() else table[keep]), born
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
-        return (table.info[HITS] > 1) & (table.info[MISSES] == 0)
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
+        return Shown((table.info[HITS] > 1) & (table.info[MISSES] == 0), table.boxes_xyxy)

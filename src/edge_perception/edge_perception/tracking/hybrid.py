@@ -47,6 +47,7 @@ from edge_perception.tracking.base import (
     LAST_NS,
     MISSES,
     Observation,
+    Shown,
     TrackingError,
     TrackingQuality,
     TrackTable,
@@ -74,6 +75,7 @@ class HybridParameters(FilterParameters):
     """Parameters of the hybrid tracker.
 
     Attributes:
+        size_memory_s: how long a box goes on growing or shrinking as it did.
         lost_s: how long a track may go on by its motion after detections missed it first.
         lost_known_s: the same for one whose look is known.
         patience: frames of detections that may miss it before that, however seldom they come.
@@ -113,6 +115,7 @@ class HybridParameters(FilterParameters):
 
     velocity_noise_std: float = 0.3
     position_noise_std: float = 0.15
+    size_memory_s: float = 2.0
     lost_s: float = 0.7
     lost_known_s: float = 1.0
     patience: int = 2
@@ -148,7 +151,7 @@ class HybridParameters(FilterParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ('usual_speed', 'look_unlike', 'recognise_unlike'):
+        for name in ('size_memory_s', 'usual_speed', 'look_unlike', 'recognise_unlike'):
             if not getattr(self, name) > 0.0:
                 raise TrackingError(f'{name} must be above 0, got {getattr(self, name)}')
         if not self.max_pace >= 1.0:
@@ -275,6 +278,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             dt_s,
             position_std=parameters.position_noise_std * pace**0.5,
             velocity_std=velocity_noise_std,
+            size_memory_s=parameters.size_memory_s,
         )
         growth = predicted[kalman.POSITION_VAR, 0] - state[kalman.POSITION_VAR, 0]
         np.maximum(growth, 0.0, out=growth)
@@ -467,12 +471,9 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         table.state[kalman.POSITION_VAR][:, tracks] = self._measurement_var(measurement)
         table.state[kalman.CROSS_COV][:, tracks] = 0.0
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
         parameters, info = self._parameters, table.info
         shown: NDArray[np.bool_] = info[MISSES] == 0
-        picture = self._colours.get(stamp_ns)
-        if picture is None and np.count_nonzero(shown) == len(table):
-            return shown
         boxes = self._boxes(table)
         if np.count_nonzero(shown) < len(table):
             missed = ~shown
@@ -482,16 +483,60 @@ class HybridTracker(KalmanTracker[HybridParameters]):
                 hidden[missed] = (overlap > 0.1).any(1)
             coast_s = np.where(hidden, parameters.coast_hidden_s, parameters.coast_s)
             shown |= stamp_ns - info[FIRST_MISS_NS] <= coast_s * 1e9
+        picture = self._colours.get(stamp_ns)
         if picture is not None:
             away = info[LAST_NS] < stamp_ns - int(parameters.gone_after_s * 1e9)
             away |= info[MISSES] > 0
+            away &= table.look.any(1)
             if np.count_nonzero(away):
-                looks, seen = appearance.looks_of(*picture, boxes)
-                unlike = 1.0 - (looks * table.look).sum(1)
-                away &= (seen > 0.0) & table.look.any(1)
-                shown |= away & (info[HITS] > 3) & (unlike < parameters.still_unlike)
-                shown &= ~away | (unlike <= parameters.gone_unlike)
-        return shown
+                self._look_for(table, away, picture, shown, boxes)
+        return Shown(shown, boxes)
+
+    def _look_for(
+        self,
+        table: TrackTable,
+        away: NDArray[np.bool_],
+        picture: tuple[NDArray[np.uint8], float],
+        shown: NDArray[np.bool_],
+        boxes: NDArray[np.float64],
+    ) -> None:
+        """See in the picture which of the tracks `away` are still there: where it carried them, or
+        else where the filter has them.
+
+        Args:
+            table: n tracks.
+            away: (n,) those to look for.
+            picture: small image and its scale.
+            shown: (n,) which tracks are put out; written to.
+            boxes: (n, 4) where; written to.
+        """
+        parameters = self._parameters
+        established = away & (table.info[HITS] > 3)
+        unlike = self._unlike(table, away, picture, boxes)
+        found = established & (unlike < parameters.still_unlike)
+        shown |= found
+        shown &= ~(unlike > parameters.gone_unlike)
+        elsewhere = established & ~found
+        if np.count_nonzero(elsewhere):
+            expected = boxes.copy()
+            expected[elsewhere] = table.boxes_xyxy[elsewhere]
+            unlike = self._unlike(table, elsewhere, picture, expected)
+            found = unlike < parameters.still_unlike
+            boxes[found] = expected[found]
+            shown |= found
+
+    @staticmethod
+    def _unlike(
+        table: TrackTable,
+        wanted: NDArray[np.bool_],
+        picture: tuple[NDArray[np.uint8], float],
+        boxes: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """How unlike the tracks `wanted` what is seen in their boxes is: (n,), NaN: nothing is."""
+        looks, seen = appearance.looks_of(*picture, boxes, wanted)
+        unlike = np.full(len(table), np.nan)
+        unlike[wanted] = np.where(seen > 0.0, 1.0 - (looks * table.look[wanted]).sum(1), np.nan)
+        return unlike
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))

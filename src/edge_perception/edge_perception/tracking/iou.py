@@ -18,6 +18,7 @@ from edge_perception.tracking.base import (
     LAST_NS,
     MISSES,
     Observation,
+    Shown,
     Tracker,
     TrackerParameters,
     TrackTable,
@@ -66,8 +67,8 @@ class SimpleIOUTracker(Tracker[IouParameters]):
         born = unmatched(usable, chosen)
         return TrackTable(state, score, info, table.memory, table.look), born
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
-        return table.info[MISSES] == 0
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
+        return Shown(table.info[MISSES] == 0, table.boxes_xyxy)
 
     def _initiate(self, measurement: NDArray[np.float64]) -> kalman.State:
         return kalman.initiate(measurement, position_std=0.0, velocity_std=0.0)

@@ -68,6 +68,7 @@ def predict(
     *,
     position_std: float,
     velocity_std: float,
+    size_memory_s: float | None = None,
 ) -> State:
     """State after `dt_s` seconds, one interval for all tracks or (n,).
 
@@ -75,21 +76,32 @@ def predict(
     a gait, a jittering box) and on the acceleration (`velocity_std`, heights a second per root
     second), integrated over the interval, so that two short steps equal one long one but for the
     change of the height.
+
+    With `size_memory_s`, which takes one interval for all, the velocity of the size fades with
+    this time constant (Singer 1970): what grows because an arm was lifted, or another person came
+    in, does not go on growing.
     """
+    kept: float | NDArray[np.float64] = 1.0
+    reach: float | NDArray[np.float64] = dt_s
+    if size_memory_s is not None:
+        fade = np.exp(-dt_s / size_memory_s)
+        kept = np.array([[1.0], [1.0], [fade], [fade]])
+        reach = np.array([[dt_s], [dt_s], *2 * [[size_memory_s * (1.0 - fade)]]])
     # Row by row, each in place: NumPy is fastest on small arrays of the same shape.
     position, velocity, position_var, cross_cov, velocity_var = state
     predicted = np.empty_like(state)
     new_position, new_velocity, new_position_var, new_cross_cov, new_velocity_var = predicted
-    np.add(position, velocity * dt_s, out=new_position)
-    new_velocity[:] = velocity
-    np.add(cross_cov, velocity_var * dt_s, out=new_cross_cov)
-    np.add(position_var, (cross_cov + new_cross_cov) * dt_s, out=new_position_var)
+    np.add(position, velocity * reach, out=new_position)
+    np.multiply(velocity, kept, out=new_velocity)
+    np.add(cross_cov, velocity_var * reach, out=new_cross_cov)
+    np.add(position_var, (cross_cov + new_cross_cov) * reach, out=new_position_var)
+    new_cross_cov *= kept
     scale = position[3] ** 2
     drift = (scale * (velocity_std * velocity_std * dt_s)) * _SIZE_VAR
     new_position_var += scale * (position_std * position_std * dt_s)
     new_position_var += drift * (dt_s * dt_s / 3.0)
     new_cross_cov += drift * (0.5 * dt_s)
-    np.add(velocity_var, drift, out=new_velocity_var)
+    np.add(velocity_var * (kept * kept), drift, out=new_velocity_var)
     # A box that shrinks would turn inside out when it is predicted for long.
     np.maximum(new_position[2:], 0.2 * position[2:], out=new_position[2:])
     return predicted

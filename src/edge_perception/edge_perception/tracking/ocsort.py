@@ -20,6 +20,7 @@ from edge_perception.tracking.base import (
     LAST_NS,
     MISSES,
     Observation,
+    Shown,
     TrackTable,
 )
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
@@ -149,7 +150,7 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         )
         return memory
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
         seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
         proven = seen_ns >= int(self._parameters.probation_s * 1e9)
-        return proven & (table.info[MISSES] == 0)
+        return Shown(proven & (table.info[MISSES] == 0), table.boxes_xyxy)

@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_perception.tracking.association import Indices, assign, unmatched
-from edge_perception.tracking.base import FIRST_NS, LAST_NS, MISSES, Observation, TrackTable
+from edge_perception.tracking.base import (
+    FIRST_NS,
+    LAST_NS,
+    MISSES,
+    Observation,
+    Shown,
+    TrackTable,
+)
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 
 
@@ -45,7 +51,7 @@ class SortTracker(KalmanTracker[SortParameters]):
         table = self._corrected(table, tracks, observation, usable[chosen])
         return table, unmatched(usable, chosen)
 
-    def _shown(self, table: TrackTable, stamp_ns: int) -> NDArray[np.bool_]:
+    def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
         seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
         proven = seen_ns >= int(self._parameters.probation_s * 1e9)
-        return proven & (table.info[MISSES] == 0)
+        return Shown(proven & (table.info[MISSES] == 0), table.boxes_xyxy)
