@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +39,28 @@ def reference_data() -> Path:
     if not (folder / 'data' / 'MANIFEST.md').is_file():
         pytest.skip('reference data is not here: set EDGE_PERCEPTION_REFERENCE_DATA')
     return folder
+
+
+@pytest.fixture(scope='session')
+def new_domain_id() -> Callable[[], int]:
+    """Gives ROS domains, each once in 99 times: nodes of the same name must not hear each other.
+
+    They are 1 to 99: above 101 the ports of DDS collide with the ephemeral ones of Linux.
+    """
+    numbers = itertools.count(os.getpid())
+    return lambda: next(numbers) % 99 + 1
+
+
+@pytest.fixture(scope='session')
+def free_port() -> Callable[[], int]:
+    """Finds a TCP port on which nobody listens."""
+
+    def free_port() -> int:
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            return int(probe.getsockname()[1])
+
+    return free_port
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -33,10 +32,6 @@ OPTIONS = {
 }
 
 
-# Gateways of the same name must not hear each other.
-_domains = ((os.getpid() + number) % 99 + 1 for number in itertools.count())
-
-
 @dataclass
 class RunningGateway:
     """A gateway that listens.
@@ -58,36 +53,43 @@ class RunningGateway:
         return httpx.Client(base_url=self.url, timeout=30.0, trust_env=False, **options)
 
 
-def _start(
-    node: str, log: Path, parameters: Mapping[str, Any], environment: Mapping[str, str]
-) -> subprocess.Popen[str]:
-    """Start a node in a domain of its own; its output goes to `log`."""
-    command = node_command(node, [f'{name}:={value}' for name, value in parameters.items()])
-    with log.open('w') as output:
-        return subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                'ROS_DOMAIN_ID': str(next(_domains)),
-                'PYTHONUNBUFFERED': '1',
-                **environment,
-            },
-        )
+@pytest.fixture(scope='session')
+def start_node(new_domain_id: Callable[[], int]) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a node in a domain of its own; its output goes to `log`."""
+
+    def start_node(
+        name: str, log: Path, parameters: Mapping[str, Any], **environment: str
+    ) -> subprocess.Popen[str]:
+        command = node_command(name, [f'{key}:={value}' for key, value in parameters.items()])
+        with log.open('w') as output:
+            return subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={
+                    **os.environ,
+                    'ROS_DOMAIN_ID': str(new_domain_id()),
+                    'PYTHONUNBUFFERED': '1',
+                    **environment,
+                },
+            )
+
+    return start_node
 
 
-def _start_gateway(
-    log: Path, *, environment: Mapping[str, str] | None = None, **parameters: Any
-) -> subprocess.Popen[str]:
-    return _start('gateway', log, {**OPTIONS, **parameters}, environment or {})
-
-
-@pytest.fixture
-def start_gateway() -> Callable[..., subprocess.Popen[str]]:
+@pytest.fixture(scope='session')
+def start_gateway(
+    start_node: Callable[..., subprocess.Popen[str]],
+) -> Callable[..., subprocess.Popen[str]]:
     """Starts a gateway that may fail to; the test ends it."""
-    return _start_gateway
+
+    def start_gateway(
+        log: Path, *, environment: Mapping[str, str] | None = None, **parameters: Any
+    ) -> subprocess.Popen[str]:
+        return start_node('gateway', log, {**OPTIONS, **parameters}, **(environment or {}))
+
+    return start_gateway
 
 
 @pytest.fixture(scope='session')
@@ -117,14 +119,16 @@ def _url_in(log: Path, process: subprocess.Popen[str], until: Callable[..., Any]
 
 @pytest.fixture(scope='session')
 def running(
-    tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any]
+    tmp_path_factory: pytest.TempPathFactory,
+    start_gateway: Callable[..., subprocess.Popen[str]],
+    until: Callable[..., Any],
 ) -> Iterator[Callable[..., RunningGateway]]:
     """Starts gateways; they end with the session."""
     started: list[subprocess.Popen[str]] = []
 
     def start(**options: Any) -> RunningGateway:
         log = tmp_path_factory.mktemp('gateway') / 'log.txt'
-        process = _start_gateway(log, **options)
+        process = start_gateway(log, **options)
         started.append(process)
         return RunningGateway(_url_in(log, process, until), process)
 
@@ -158,7 +162,10 @@ def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope='session')
 def pipeline_url(
-    tmp_path_factory: pytest.TempPathFactory, demo_clip: Path, until: Callable[..., Any]
+    tmp_path_factory: pytest.TempPathFactory,
+    demo_clip: Path,
+    start_node: Callable[..., subprocess.Popen[str]],
+    until: Callable[..., Any],
 ) -> Iterator[str]:
     """The gateway of a whole pipeline on the demo clip, once it has numbers to show."""
     log = tmp_path_factory.mktemp('perception') / 'log.txt'
@@ -168,7 +175,7 @@ def pipeline_url(
         'source:loop': 'true',
         'gateway:port': '0',
     }
-    process = _start('perception', log, parameters, {})
+    process = start_node('perception', log, parameters)
     try:
         url = _url_in(log, process, until)
         with httpx.Client(base_url=url, trust_env=False, timeout=30.0) as client:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def test_configuration_and_rules_pass_promtool():
 
 
 @pytest.fixture(scope='module')
-def prometheus(pipeline_url, tmp_path_factory, until):
+def prometheus(pipeline_url, tmp_path_factory, free_port, until):
     """A real Prometheus that scrapes the pipeline with the project's configuration."""
     program = tool('prometheus')
     folder = tmp_path_factory.mktemp('prometheus')
@@ -89,9 +88,7 @@ def prometheus(pipeline_url, tmp_path_factory, until):
     job['static_configs'][0]['targets'] = [pipeline_url.removeprefix('http://')]
     (folder / 'prometheus.yaml').write_text(yaml.safe_dump(config))
     shutil.copy(CONFIG / 'prometheus_rules.yaml', folder)
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             program,

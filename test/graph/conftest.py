@@ -35,8 +35,6 @@ from edge_perception.ros.transport import apply_transport_defaults, transport_en
 from edge_perception.types import Frame
 
 DEADLINE_S = 30.0
-# Above 101 the ports of DDS collide with the ephemeral ones of Linux.
-_domains = itertools.cycle(range(1, 100))
 
 
 class Graph:
@@ -147,9 +145,9 @@ def transport() -> None:
 
 
 @pytest.fixture
-def graph() -> Iterator[Graph]:
+def graph(new_domain_id: Callable[[], int]) -> Iterator[Graph]:
     """A graph that no other test sees."""
-    graph = Graph((next(_domains) + os.getpid()) % 99 + 1)
+    graph = Graph(new_domain_id())
     try:
         yield graph
     finally:
@@ -157,9 +155,9 @@ def graph() -> Iterator[Graph]:
 
 
 @pytest.fixture(scope='module')
-def module_graph() -> Iterator[Graph]:
+def module_graph(new_domain_id: Callable[[], int]) -> Iterator[Graph]:
     """A graph for all tests of a module that ask for it."""
-    graph = Graph((next(_domains) + os.getpid()) % 99 + 1)
+    graph = Graph(new_domain_id())
     try:
         yield graph
     finally:

@@ -1,7 +1,6 @@
 """The gateway beside and inside of a running pipeline."""
 
 import json
-import socket
 import threading
 import time
 
@@ -278,24 +277,16 @@ def test_full_lifecycle_twice_on_the_same_port(graph, asking):
 FRAMES = 90
 
 
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
 def test_numbers_equal_those_of_the_bag_that_the_demo_records(
     demo_beginning, tmp_path, free_port, start_demo
 ):
     clip = demo_beginning(FRAMES)
     out = tmp_path / 'out'
-    process = start_demo(
-        '--source', clip, '--every-n', '2', '--port', str(free_port), '--out', out
-    )
+    port = str(free_port())
+    process = start_demo('--source', clip, '--every-n', '2', '--port', port, '--out', out)
     metrics = {}
     pause = threading.Event()
-    with client(f'http://127.0.0.1:{free_port}') as http:
+    with client(f'http://127.0.0.1:{port}') as http:
         while process.poll() is None:
             try:
                 answer = http.get('/metrics').json()

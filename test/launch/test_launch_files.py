@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +43,6 @@ from edge_perception.ros.transport import apply_transport_defaults
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
 DEADLINE_S = 60.0
 FRAME_NS = 100_000_000
-_domains = itertools.cycle(range(1, 100))
 
 
 class Observer:
@@ -87,9 +85,9 @@ class Observer:
 
 
 @pytest.fixture
-def domain_id() -> int:
+def domain_id(new_domain_id: Callable[[], int]) -> int:
     """A ROS domain that no other test uses."""
-    return (next(_domains) + os.getpid()) % 99 + 1
+    return new_domain_id()
 
 
 @pytest.fixture
