@@ -8,8 +8,10 @@ Every track has two boxes. The filter is corrected by detections only and knows 
 moved on the long run. From there the carried box follows the picture (flow.py) with a velocity of
 its own, which carries it on where the picture tells nothing, and it is the one that is put out. At
 the next detection either may fit: behind a lamp post or another person the picture leads astray
-and the filter does not, where somebody turns round it is the other way. The better one counts, and
-the carried box begins anew at the filter.
+and the filter does not, where somebody turns round it is the other way. The better one counts. A
+carried box that fits is corrected like a filter of its own: the picture tells far better than two
+detections how far somebody went, which evens out their jitter. Any other one begins anew at the
+filter.
 
 What an object looks like (appearance.py) speaks for or against a pair, brings back an id that was
 lost for longer than motion can be foretold, and tells whether somebody is still there whom the
@@ -56,16 +58,18 @@ from edge_perception.tracking.flow import PictureMotion
 from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 from edge_perception.tracking.picture import to_small_colour, to_small_grey
 
-# Rows of TrackTable.memory: offset of the carried box from the filter's, x and y in pixels; what
-# following the picture added to its variance since the last detection, square pixels; velocity of
-# the picture in it, x and y in pixels a second, and the variance of that.
-OFFSET, OFFSET_VAR, OWN_VELOCITY, OWN_VELOCITY_VAR = slice(0, 2), 2, slice(3, 5), 5
+# Rows of TrackTable.memory: offset of the carried box from the filter's, x and y in pixels; the
+# variance of its place, square pixels; velocity of the picture in it, x and y in pixels a second,
+# and the variance of that.
+OFFSET, CARRIED_VAR, OWN_VELOCITY, OWN_VELOCITY_VAR = slice(0, 2), 2, slice(3, 5), 5
 
 # Logarithm of the heights' ratio beyond which somebody is not known again.
 _MAX_GROWTH = 0.35
 # A box that seems to move this much faster than its filter, in heights a second, follows
 # something else.
 _MAX_SURPRISE = 1.5
+# A carried box further from its detection than this, in variances, was led astray.
+_MAX_INNOVATION_SQ = 4.0
 # Two images further apart than this have nothing to do with each other.
 _MAX_IMAGE_INTERVAL_S = 1.0
 
@@ -147,7 +151,7 @@ class HybridParameters(FilterParameters):
     coast_s: float = 0.0
     coast_hidden_s: float = 0.0
     flow_size_px: int = 448
-    flow_std: float = 0.12
+    flow_std: float = 0.04
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,8 +188,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         )
 
     def _position_var(self, table: TrackTable) -> NDArray[np.float64]:
-        measured_var = (self._parameters.measurement_std * table.state[kalman.POSITION, 3]) ** 2
-        variance: NDArray[np.float64] = measured_var + table.memory[OFFSET_VAR]
+        variance: NDArray[np.float64] = table.memory[CARRIED_VAR]
         return variance
 
     def _observe(self, stamp_ns: int, image: NDArray[np.uint8] | None) -> PictureMotion | None:
@@ -284,7 +287,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         np.maximum(growth, 0.0, out=growth)
         carried = table.memory.copy()
         if motion is None:
-            carried[OFFSET_VAR] += growth
+            carried[CARRIED_VAR] += growth
             return TrackTable(predicted, table.score, table.info, carried, table.look)
         height, velocity = state[kalman.POSITION, 3], state[kalman.VELOCITY, :2]
         velocity_var = state[kalman.VELOCITY_VAR, 0]
@@ -296,7 +299,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
         seen = motion.of_boxes(self._boxes(table), known, known_var)
         surprise = seen.velocity - known
-        # Gait and sway: a step of the torso is not a step of the box.
+        # Gait and sway: a step of the torso is not a step of the box. Most of it comes back.
         sway_var = (parameters.flow_std * height) ** 2 * (pace / motion.interval_s)
         seen_var = (seen.velocity_var + sway_var) / np.maximum(seen.support, 0.05) ** 2
         surprise_sq = (surprise**2).sum(0)
@@ -307,8 +310,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         # What moves in the place of one who was missed may be what hides her.
         missed = table.info[MISSES] > 0
         if np.count_nonzero(missed):
-            likely = surprise_sq < 2.0 * (known_var + seen_var)
-            followed &= ~missed | (likely & (seen.support > 0.3))
+            followed &= ~missed | (expected & (seen.support > 0.3))
         count = int(np.count_nonzero(followed))
         self.statistics.flow_followed += count
         self.statistics.flow_failed += len(table) - count
@@ -319,7 +321,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         centre = state[kalman.POSITION, :2]
         predicted[kalman.POSITION, :2] += motion.camera_velocity(centre) * dt_s
         carried[OFFSET] += (known - velocity + np.where(followed, surprise, 0.0)) * dt_s
-        carried[OFFSET_VAR] += np.where(followed, seen_var * (dt_s * motion.interval_s), growth)
+        carried[CARRIED_VAR] += np.where(followed, seen_var * (dt_s * motion.interval_s), growth)
         gain = np.where(followed, own_var / (own_var + seen_var), 0.0)
         carried[OWN_VELOCITY] += gain * (seen.velocity - own)
         carried[OWN_VELOCITY_VAR] = (1.0 - gain) * own_var
@@ -375,10 +377,11 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
         overlap = paired_iou(boxes, tracks, observation.boxes_xyxy, detections)
         anew = overlap < parameters.reinitialise_iou
+        expected = table.state[kalman.POSITION]
         table = self._corrected(table, tracks, observation, detections)
         if np.count_nonzero(anew):
             self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
-        table.memory[: OFFSET_VAR + 1, tracks] = 0.0
+        self._correct_carried(table, tracks, expected, observation.measurement[:, detections])
         if looks is not None and len(tracks):
             rate = parameters.look_rate * looks[1][detections]
             table.look[tracks] = appearance.mixed(table.look[tracks], looks[0][detections], rate)
@@ -471,6 +474,42 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         table.state[kalman.POSITION_VAR][:, tracks] = self._measurement_var(measurement)
         table.state[kalman.CROSS_COV][:, tracks] = 0.0
 
+    def _correct_carried(
+        self,
+        table: TrackTable,
+        tracks: Indices,
+        expected: NDArray[np.float64],
+        measurement: NDArray[np.float64],
+    ) -> None:
+        """Correct the carried boxes of `tracks`, whose filters are corrected already.
+
+        Where the picture carried a box to, a detection moves it by what each is worth. One that
+        was led astray begins anew at the filter.
+
+        Args:
+            table: written to.
+            tracks: (k,) which of the n.
+            expected: (4, n) the filters' boxes before.
+            measurement: (4, k) the detections.
+        """
+        memory = table.memory
+        measured_var = self._measurement_var(measurement)
+        offset = memory[OFFSET].take(tracks, 1)
+        if not np.count_nonzero(offset):
+            memory[CARRIED_VAR, tracks] = measured_var
+            return
+        carried_var = memory[CARRIED_VAR].take(tracks)
+        total_var = carried_var + measured_var
+        gain = carried_var / total_var
+        centre = expected[:2].take(tracks, 1) + offset
+        innovation = measurement[:2] - centre
+        fits = (innovation * innovation < _MAX_INNOVATION_SQ * total_var).all(0)
+        fits &= offset.any(0)
+        centre += gain * innovation
+        centre -= table.state[kalman.POSITION, :2].take(tracks, 1)
+        memory[OFFSET, tracks] = np.where(fits, centre, 0.0)
+        memory[CARRIED_VAR, tracks] = np.where(fits, gain * measured_var, measured_var)
+
     def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
         parameters, info = self._parameters, table.info
         shown: NDArray[np.bool_] = info[MISSES] == 0
@@ -541,6 +580,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))
         height = observation.measurement[3, born]
+        memory[CARRIED_VAR] = self._measurement_var(observation.measurement[:, born])
         memory[OWN_VELOCITY_VAR] = (self._parameters.initial_velocity_std * height) ** 2
         return memory
 
