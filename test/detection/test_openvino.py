@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -26,6 +30,17 @@ def test_computes_what_onnx_runtime_computes(default_model):
             (output,), (expected,) = backend.infer(blob), reference.infer(blob)
             assert output.dtype == np.float32
             np.testing.assert_allclose(output, expected, atol=0.01)
+
+
+def test_reports_to_nobody(default_model, tmp_path):
+    """OpenVINO's telemetry notes in the home directory that, and as whom, it reports."""
+    program = 'import sys; from edge_perception.detection import Detector; Detector("openvino", '
+    program += 'model_path=sys.argv[1]).warm_up((48, 64)); assert "openvino" in sys.modules'
+    environment = {name: value for name, value in os.environ.items() if name != 'CI'}
+    environment |= {'HOME': str(tmp_path), 'PYTHONPATH': os.pathsep.join(sys.path)}
+    command = [sys.executable, '-c', program, str(default_model)]
+    subprocess.run(command, env=environment, check=True, timeout=60.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_activate_and_close_may_be_repeated(default_model):

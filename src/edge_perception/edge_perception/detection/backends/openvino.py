@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,6 +115,10 @@ class OpenVinoBackend(Backend):
             raise BackendError(
                 f'device {self.requested_device!r}: backend openvino runs on the CPU only'
             )
+        # At its import OpenVINO reports to its makers from a forked child. The child of a process
+        # with threads can hang for ever, and a robot reports to nobody. Without this package it
+        # does neither.
+        sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
         import openvino
 
         settings: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY'}
