@@ -1,9 +1,12 @@
 """Processes that are killed, or interrupted at any moment."""
 
 import json
+import os
+import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -74,6 +77,34 @@ def test_each_process_may_be_killed_and_come_back(graph, kill, demo_clip):
 
 
 PIPELINE = {'perception__members': 'source,detector,tracker,visualizer,metrics,gateway'}
+
+
+def test_shared_memory_of_a_killed_process_is_freed_by_the_next_start(graph, kill):
+    def start(name):
+        process = graph.run(name)
+        graph.until(
+            lambda: graph.diagnostics.get(name, {}).get('state') == 'active', 'the running node'
+        )
+        return process
+
+    def segments(process):
+        """What a program of Fast DDS has made, and the locks that it holds on them."""
+        opened = {file.resolve() for file in Path(f'/proc/{process.pid}/fd').iterdir()}
+        locks = [path for path in opened if re.fullmatch(r'fast\w+_[0-9a-f]{16}_el', path.name)]
+        return locks + [path.with_name(path.name.removesuffix('_el')) for path in locks]
+
+    killed, alive = start('tracker'), start('metrics')
+    left, used = segments(killed), segments(alive)
+    assert len(left) >= 2
+    assert len(used) >= 2
+    kill(killed)
+    assert all(path.exists() for path in left)
+    # As if it were longer ago: what is new is not touched.
+    for path in left + used:
+        os.utime(path, (0, 0))
+    start('visualizer')
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in used)
 
 
 @pytest.mark.parametrize('moment', ['imports', 'loads', 'runs'])

@@ -18,7 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from edge_perception.ros.lifecycle import ManagedNode, StartError
 from edge_perception.ros.log import EventLogger, apply_log_format
 from edge_perception.ros.release import make_executor
-from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.ros.transport import apply_transport_defaults, remove_abandoned_shared_memory
 from edge_perception.types import EdgePerceptionError
 
 # What rcl and the middleware refuse: a keystore that is not there, security that is not built in.
@@ -44,6 +44,7 @@ def run(
     as_json = apply_log_format(sys.argv if args is None else args)
     try:
         apply_transport_defaults()
+        remove_abandoned_shared_memory()
         # Own handlers: rclpy's would shut the context down under nodes that still clean up, and a
         # second Ctrl-C would end the process half-way.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
+import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +50,12 @@ _MALLOC_VARIABLES = {
     'MALLOC_MMAP_THRESHOLD_': str(MMAP_THRESHOLD_BYTES),
     'MALLOC_TRIM_THRESHOLD_': str(TRIM_THRESHOLD_BYTES),
 }
+
+
+# The lock that a program of Fast DDS holds on each piece of shared memory while it lives.
+_SEGMENT_LOCK = re.compile(r'fast(rtps|dds)_[0-9a-f]{16}_el')
+# A younger lock may be one that its program is about to take.
+_LOCKED_WITHIN_S = 10.0
 
 
 class TransportError(EdgePerceptionError):
@@ -101,6 +110,33 @@ def other_users_of_shared_memory(folder: Path = SHARED_MEMORY) -> list[int]:
         with contextlib.suppress(OSError):  # it has just ended
             found.add(path.stat().st_uid)
     return sorted(found - {os.geteuid()})
+
+
+def remove_abandoned_shared_memory(folder: Path = SHARED_MEMORY) -> int:
+    """Remove the shared memory of Fast DDS programs that were killed.
+
+    With the profiles of this package each leaves 67 MiB behind, which Fast DDS never takes back:
+    on a small computer a few dozen lives of a process that is killed and started again would fill
+    the memory. What other users left is theirs to remove.
+
+    Returns:
+        Bytes that are free again.
+    """
+    freed_bytes = 0
+    for lock in folder.glob('fast*_el'):
+        if not _SEGMENT_LOCK.fullmatch(lock.name):
+            continue
+        # Another program that starts may remove it, too; it may be another user's.
+        with contextlib.suppress(OSError), lock.open() as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime < _LOCKED_WITHIN_S:
+                continue
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment = lock.with_name(lock.name.removesuffix('_el'))
+            size_bytes = segment.stat().st_blocks * 512
+            segment.unlink()
+            lock.unlink()
+            freed_bytes += size_bytes
+    return freed_bytes
 
 
 def _profiles(environment: Mapping[str, str]) -> tuple[str, ...]:
