@@ -67,7 +67,7 @@ class TrackerParameters(ImageInputParameters, NodeParameters):
         live=True,
     )
     max_uncertainty: float = parameter(
-        0.15,
+        0.12,
         'standard deviation of a box in object heights at which an adaptive schedule asks; '
         'more is fewer detections',
         minimum=0.01,

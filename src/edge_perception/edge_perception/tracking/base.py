@@ -379,6 +379,8 @@ class Tracker(ABC, Generic[P]):
         newest_usable_ns = stamp_ns + self._history_ns
         oldest_usable_ns = stamp_ns if not self._entries else self._entries[0].stamp_ns
         usable = [h for h in self._held if oldest_usable_ns <= h.stamp_ns <= newest_usable_ns]
+        if len(usable) == len(self._held):
+            return
         self.statistics.ignored_corrections += len(self._held) - len(usable)
         self.statistics.corrections -= len(self._held) - len(usable)
         self._held = usable

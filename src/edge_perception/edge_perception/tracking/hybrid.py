@@ -259,16 +259,18 @@ class HybridTracker(KalmanTracker[HybridParameters]):
 
     def _pace(self, table: TrackTable) -> float:
         """How much faster things change than where people walk: 1 or more."""
-        established = table.info[HITS] > 2
-        count = np.count_nonzero(established)
-        if not count:
-            return 1.0
+        parameters = self._parameters
         velocity, height = table.state[kalman.VELOCITY, :2], table.state[kalman.POSITION, 3]
         x_sq, y_sq = velocity * velocity
-        speed_sq = ((x_sq + y_sq) / (height * height))[established]
+        speed_sq = (x_sq + y_sq) / (height * height)
+        if speed_sq.max() <= parameters.usual_speed**2:
+            return 1.0
+        speed_sq = speed_sq[table.info[HITS] > 2]
+        if not len(speed_sq):
+            return 1.0
         speed_sq.sort()
-        speed = float(speed_sq[(3 * count) // 4]) ** 0.5
-        return min(max(speed / self._parameters.usual_speed, 1.0), self._parameters.max_pace)
+        speed = float(speed_sq[(3 * len(speed_sq)) // 4]) ** 0.5
+        return min(max(speed / parameters.usual_speed, 1.0), parameters.max_pace)
 
     def _predict(self, table: TrackTable, dt_s: float, motion: PictureMotion | None) -> TrackTable:
         parameters = self._parameters
@@ -449,8 +451,11 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         worth = paired_iou(boxes, rows, found, columns, widening)
         if carried_apart:
             np.maximum(worth, paired_iou(carried, rows, found, columns, widening), out=worth)
-        growth = np.abs(np.log(observation.measurement[3][columns] / height[rows]))
-        worth -= parameters.height_weight * growth
+        growth = np.log(observation.measurement[3]).take(columns)
+        growth -= np.log(height).take(rows)
+        worth -= parameters.height_weight * np.abs(growth)
+        if len(worth) == candidates.size:
+            return worth.reshape(candidates.shape)
         similarity = np.empty(candidates.shape)
         similarity.fill(IMPOSSIBLE)
         similarity[rows, columns] = worth

@@ -31,7 +31,7 @@ class AdaptiveParameters:
         max_load: part of the time that detections may take, in (0, 1].
     """
 
-    max_uncertainty: float = 0.15
+    max_uncertainty: float = 0.12
     max_failed_part: float = 0.3
     min_outside_motion: float = 0.001
     min_interval_s: float = 0.1
