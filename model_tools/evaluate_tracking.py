@@ -536,8 +536,9 @@ def evaluate_live(
 
     Returns:
         What `score` returns, with `frames`, `answered` (frames with a tracks message of their
-        own) and `answered_in_time` (before the next frame was due), and the latency from the
-        stamp of a frame to the arrival of its message.
+        own), `answered_in_time` (before the next frame was due) and `late_ms` (latency of those
+        answered later, by the number of the frame), and the latency from the stamp of a frame to
+        the arrival of its message.
     """
     # Imported here: only this needs ROS 2.
     from live_graph import run_live
@@ -568,6 +569,11 @@ def evaluate_live(
     latency_ms = [
         (arrived_ns_of[stamp] - stamp) / 1e6 for stamp in stamps_ns if stamp in arrived_ns_of
     ]
+    late_ms = {
+        number: round((arrived_ns_of[stamp] - stamp) / 1e6, 1)
+        for number, (stamp, due) in enumerate(zip(stamps_ns, due_ns, strict=True), start=1)
+        if arrived_ns_of.get(stamp, 0) >= due
+    }
     name = Path(video).stem
     report = score({name: (gt_path, tracks)})
     us_per_step = 1e3 * float(run.diagnostics['tracker'].get('track_ms.avg', 'nan'))
@@ -576,10 +582,8 @@ def evaluate_live(
         **report,
         'frames': len(stamps_ns),
         'answered': len(latency_ms),
-        'answered_in_time': sum(
-            arrived_ns_of.get(stamp, due) < due
-            for stamp, due in zip(stamps_ns, due_ns, strict=True)
-        ),
+        'answered_in_time': len(latency_ms) - len(late_ms),
+        'late_ms': late_ms,
         'latency_p50_ms': float(np.percentile(latency_ms, 50)) if latency_ms else None,
         'latency_p95_ms': float(np.percentile(latency_ms, 95)) if latency_ms else None,
         'us_per_step': us_per_step,

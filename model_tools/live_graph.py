@@ -29,6 +29,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
@@ -269,12 +270,15 @@ def run_live(
         camera_command += ['--size', f'{size_wh[0]}x{size_wh[1]}']
     if seconds:
         camera_command += ['--seconds', str(seconds)]
-    tracks: list[tuple[int, Detection2DArray]] = []
+    # As bytes: messages are many objects, and Python's search for circles among them would stop
+    # this process for longer than an image takes.
+    tracks: list[tuple[int, bytes]] = []
     with Observer(domain_id) as observer:
         observer.subscribe(
             Detection2DArray,
             'tracks',
             lambda message: tracks.append((time.time_ns(), message)),
+            raw=True,
         )
         stamps_ns, usage = run_graph(
             observer,
@@ -284,7 +288,11 @@ def run_live(
             has_begun=lambda: tracks,
             awaited='a tracks message',
         )
-    return LiveRun(stamps_ns, tracks, usage, observer.diagnostics)
+    messages = [
+        (arrived_ns, deserialize_message(message, Detection2DArray))
+        for arrived_ns, message in tracks
+    ]
+    return LiveRun(stamps_ns, messages, usage, observer.diagnostics)
 
 
 def _frames(arguments: argparse.Namespace) -> Iterator[NDArray[np.uint8]]:

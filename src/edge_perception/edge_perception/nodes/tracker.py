@@ -115,6 +115,20 @@ def _make_tracker(p: TrackerParameters) -> Tracker[Any]:
     return create_tracker(p.tracker, **_settings(p.tracker_settings))
 
 
+def _warm_up(tracker: Tracker[Any]) -> None:
+    """Take a tracker through all that it does, on noise.
+
+    OpenCV and NumPy make tables when they are first asked for something, which takes 70 ms: more
+    than an image may wait when the first person comes.
+    """
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    boxes = np.array([[20, 20, 60, 100], [100, 20, 140, 100]], np.float32)
+    detections = Detections(boxes, np.full(2, 0.9, np.float32), np.zeros(2, np.int32))
+    for stamp_ns in range(0, 500_000_000, 100_000_000):
+        tracker.step(stamp_ns, image)
+        tracker.correct(stamp_ns, detections)
+
+
 def _settings(text: str) -> dict[str, Any]:
     """The pairs of `tracker_settings`.
 
@@ -146,6 +160,7 @@ class TrackerNode(ManagedNode):
     def configure(self) -> None:
         """Create the tracker."""
         self._tracker = _make_tracker(self.parameters)
+        _warm_up(_make_tracker(self.parameters))
         self._schedule.parameters = _adaptive(self.parameters)
         self._publisher = self.advertise(Detection2DArray, 'tracks', RESULTS_QOS)
         self._request_publisher = self.advertise(Header, 'detect_request', RESULTS_QOS)
