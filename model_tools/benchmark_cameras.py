@@ -39,7 +39,7 @@ from typing import Any
 import cv2
 import rclpy
 from command_line import command, write_whole
-from live_graph import CLIP, LEAD_IN_S, Observer, own_domain_id, run_graph
+from live_graph import CLIP, LEAD_IN_S, Observer, run_graph
 from rclpy.node import Node
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +52,7 @@ from edge_perception.ros.cameras import in_camera
 from edge_perception.ros.images import frame_to_image
 from edge_perception.ros.messages import make_header
 from edge_perception.ros.qos import image_qos
-from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.ros.transport import apply_transport_defaults, unused_domain_id
 from edge_perception.types import Frame
 
 CASES = (
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish:
         return publish(options.publish, (width, height), options.seconds, options.clip)
     cases = options.cases or [Case.parse(text) for text in CASES]
-    domain_id = own_domain_id() if options.domain_id is None else options.domain_id
+    domain_id = unused_domain_id() if options.domain_id is None else options.domain_id
     results: dict[str, list[dict[str, Any]]] = {case.text: [] for case in cases}
     for _ in range(options.rounds):
         for case in cases:

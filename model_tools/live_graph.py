@@ -40,7 +40,7 @@ from edge_perception.ros.programs import end_process, node_command
 from edge_perception.ros.qos import RESULTS_QOS, image_qos
 from edge_perception.ros.release import make_executor
 from edge_perception.ros.statuses import values_by_node
-from edge_perception.ros.transport import apply_transport_defaults
+from edge_perception.ros.transport import apply_transport_defaults, unused_domain_id
 from edge_perception.types import EdgePerceptionError, Frame
 
 CLIP = Path(__file__).resolve().parent.parent / 'test' / 'data' / 'pedestrians.mp4'
@@ -79,11 +79,6 @@ def gateway_port(log: Path) -> int | None:
     """The port that the gateway of a `perception` listens on; None while it says none."""
     found = re.search(r'listening on http://127\.0\.0\.1:(\d+)', log.read_text())
     return int(found[1]) if found else None
-
-
-def own_domain_id() -> int:
-    """A ROS domain that depends on the process, so that two measurements do not meet."""
-    return os.getpid() % 90 + 10
 
 
 def start_perception(
@@ -259,12 +254,12 @@ def run_live(
         parameters: `NODE:NAME:=VALUE` for the nodes of `perception`.
         size_wh: scale the images to this; None leaves them.
         seconds: play the first frames to and fro for so long; None plays the video once.
-        domain_id: ROS domain; by default one that depends on the process.
+        domain_id: ROS domain; by default one that nobody uses.
 
     Raises:
         LiveGraphError: `perception` or the camera ended early, or no tracks came.
     """
-    domain_id = own_domain_id() if domain_id is None else domain_id
+    domain_id = unused_domain_id() if domain_id is None else domain_id
     camera_command = [sys.executable, __file__, str(video), '--rate', str(rate_hz)]
     if size_wh:
         camera_command += ['--size', f'{size_wh[0]}x{size_wh[1]}']

@@ -40,7 +40,6 @@ from live_graph import (
     Observer,
     clip_parameters,
     gateway_port,
-    own_domain_id,
     start_perception,
 )
 
@@ -49,6 +48,7 @@ from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.paths import share_folder
 from edge_perception.ros.programs import end_process
 from edge_perception.ros.statuses import histograms_from
+from edge_perception.ros.transport import unused_domain_id
 
 ALLOWED_RATIO = 1.2
 ALLOWED_REFUSAL_S = 1.0
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.clients_of:
         run_clients(args)
         return 0
-    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or own_domain_id()))
+    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or unused_domain_id()))
     if args.out:
         text = json.dumps(report, indent=2) + '\n'
         write_whole(args.out, lambda path: path.write_text(text))

@@ -38,7 +38,6 @@ from live_graph import (
     answered_stamp_ns,
     clip_parameters,
     gateway_port,
-    own_domain_id,
     start_perception,
 )
 from rich.console import Console
@@ -47,6 +46,7 @@ from vision_msgs.msg import Detection2DArray
 
 from edge_perception.metrics.latency import LatencyHistogram
 from edge_perception.ros.programs import end_process
+from edge_perception.ros.transport import unused_domain_id
 from edge_perception.types import EdgePerceptionError
 
 START_S = 120.0
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or own_domain_id()))
+    report = run(args, int(os.environ.get('ROS_DOMAIN_ID') or unused_domain_id()))
     text = summary_text(report)
     json_text = json.dumps(report, indent=2) + '\n'
     write_whole(args.out / 'report.txt', lambda path: path.write_text(text))

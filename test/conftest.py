@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import socket
@@ -43,12 +42,10 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope='session')
 def new_domain_id() -> Callable[[], int]:
-    """Gives ROS domains, each once in 99 times: nodes of the same name must not hear each other.
+    """Gives ROS domains in which nobody is: nodes of the same name must not hear each other."""
+    from edge_perception.ros.transport import unused_domain_id
 
-    They are 1 to 99: above 101 the ports of DDS collide with the ephemeral ones of Linux.
-    """
-    numbers = itertools.count(os.getpid())
-    return lambda: next(numbers) % 99 + 1
+    return unused_domain_id
 
 
 @pytest.fixture(scope='session')

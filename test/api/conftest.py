@@ -117,13 +117,13 @@ def _url_in(log: Path, process: subprocess.Popen[str], until: Callable[..., Any]
     return str(until(url, 'the gateway'))
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def running(
     tmp_path_factory: pytest.TempPathFactory,
     start_gateway: Callable[..., subprocess.Popen[str]],
     until: Callable[..., Any],
 ) -> Iterator[Callable[..., RunningGateway]]:
-    """Starts gateways; they end with the session."""
+    """Starts gateways; they end with these tests."""
     started: list[subprocess.Popen[str]] = []
 
     def start(**options: Any) -> RunningGateway:
@@ -140,7 +140,7 @@ def running(
         process.wait(20.0)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def gateway(running: Callable[..., RunningGateway], until: Callable[..., Any]) -> RunningGateway:
     """A gateway alone, with its own detector, which it loads on the first request."""
     gateway = running()
@@ -153,14 +153,14 @@ def gateway(running: Callable[..., RunningGateway], until: Callable[..., Any]) -
     return gateway
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
     """A client of it."""
     with gateway.client() as client:
         yield client
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def pipeline_url(
     tmp_path_factory: pytest.TempPathFactory,
     demo_clip: Path,

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,15 +107,15 @@ def test_by_default_only_this_machine_reaches_the_gateway() -> None:
 
 
 @contextmanager
-def gateway(nodes: str) -> Iterator[str]:
-    """A real gateway with a token, alone in its ROS domain; yields the address of /health."""
+def gateway(nodes: str, domain_id: int) -> Iterator[str]:
+    """A real gateway with a token; yields the address of /health."""
     parameters = ['--ros-args', '-p', 'port:=0', '-p', f"nodes:='{nodes}'"]
     process = subprocess.Popen(
         [sys.executable, '-m', 'edge_perception.nodes.gateway', *parameters],
         env={
             **os.environ,
             'EDGE_PERCEPTION_TOKEN': TOKEN,
-            'ROS_DOMAIN_ID': str(os.getpid() % 99 + 1),
+            'ROS_DOMAIN_ID': str(domain_id),
             'PYTHONUNBUFFERED': '1',
         },
         stdout=subprocess.PIPE,
@@ -146,10 +146,12 @@ def check_health(url: str, **variables: str) -> int:
     ).returncode
 
 
-def test_health_check_says_what_the_gateway_says(tmp_path: Path) -> None:
+def test_health_check_says_what_the_gateway_says(
+    tmp_path: Path, new_domain_id: Callable[[], int]
+) -> None:
     token = tmp_path / 'token'
     token.write_text(f'{TOKEN}\n')
-    with gateway(nodes='') as url:
+    with gateway(nodes='', domain_id=new_domain_id()) as url:
         assert check_health(url, EDGE_PERCEPTION_TOKEN=TOKEN) == 0
         assert check_health(url, EDGE_PERCEPTION_TOKEN_FILE=str(token)) == 0
         # A proxy is for the way out.
@@ -159,8 +161,8 @@ def test_health_check_says_what_the_gateway_says(tmp_path: Path) -> None:
     assert check_health(url, EDGE_PERCEPTION_TOKEN=TOKEN) == 1, 'nobody listens any more'
 
 
-def test_health_check_fails_while_a_node_is_missing() -> None:
-    with gateway(nodes='detector') as url:
+def test_health_check_fails_while_a_node_is_missing(new_domain_id: Callable[[], int]) -> None:
+    with gateway(nodes='detector', domain_id=new_domain_id()) as url:
         assert check_health(url, EDGE_PERCEPTION_TOKEN=TOKEN) == 1
 
 

@@ -138,9 +138,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope='module')
-def domain_id() -> int:
+def domain_id(new_domain_id: Callable[[], int]) -> int:
     """A ROS domain for this module."""
-    return (os.getpid() + 50) % 99 + 1
+    return new_domain_id()
 
 
 @pytest.fixture(scope='module')

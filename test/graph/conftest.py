@@ -238,7 +238,7 @@ def demo_beginning(tmp_path: Path, demo_clip: Path) -> Callable[[int], Path]:
 
 
 @pytest.fixture
-def start_demo() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start_demo(new_domain_id: Callable[[], int]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the demo with arguments; one that still runs ends with the test."""
     processes: list[subprocess.Popen[str]] = []
 
@@ -248,8 +248,8 @@ def start_demo() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Beside the domains of the graphs, whose highest is 99; and no line is broken.
-            env={**os.environ, 'ROS_DOMAIN_ID': str(100 + os.getpid() % 2), 'COLUMNS': '200'},
+            # So wide that no line is broken.
+            env={**os.environ, 'ROS_DOMAIN_ID': str(new_domain_id()), 'COLUMNS': '200'},
         )
         processes.append(process)
         return process

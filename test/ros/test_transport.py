@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ only_fast_dds = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def domain(new_domain_id: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ROS domain for the processes of a test."""
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(new_domain_id()))
+
+
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without any of the settings, and with `variables`."""
     settings = {
@@ -47,7 +54,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
         'EDGE_PERCEPTION_TRANSPORT',
     }
     kept = {name: value for name, value in os.environ.items() if name not in settings}
-    return {**kept, 'ROS_DOMAIN_ID': '100', **variables}
+    return {**kept, **variables}
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -279,3 +286,32 @@ def test_1080p_images_pass_between_processes_without_loss() -> None:
         receiver.terminate()
         receiver.wait()
     assert result.stdout.strip() == 'lost 0', result.stderr
+
+
+HOLDER = """
+    import sys, rclpy
+    from edge_perception.ros.transport import unused_domain_id
+    for _ in range(3):
+        domain_id = unused_domain_id()
+    rclpy.init(domain_id=domain_id)
+    node = rclpy.create_node('holder')
+    print(domain_id, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_domain_of_another_program_is_not_given() -> None:
+    with subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(HOLDER)],
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        taken = int(holder.stdout.readline())
+        given = [transport.unused_domain_id() for _ in range(200)]
+        assert taken not in given
+        holder.stdin.close()
+    assert min(given) >= 1 and max(given) <= 101
+    assert len(set(given)) > 50, 'the others are'
+    assert taken in [transport.unused_domain_id() for _ in range(101)], 'it is free again'

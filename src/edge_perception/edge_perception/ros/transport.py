@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import platform
 import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +58,14 @@ _MALLOC_VARIABLES = {
 _SEGMENT_LOCK = re.compile(r'fast(rtps|dds)_[0-9a-f]{16}_el')
 # A younger lock may be one that its program is about to take.
 _LOCKED_WITHIN_S = 10.0
+
+# Where every participant of a domain listens for others, of whichever DDS (OMG DDSI-RTPS 2.5,
+# 9.6.2.3). Above domain 101 the ports collide with the ephemeral ones of Linux.
+_DISCOVERY_PORT, _PORTS_PER_DOMAIN, _HIGHEST_DOMAIN = 7400, 250, 101
+# From a place of its own in each process: two that look at once do not find the same one.
+_domain_ids = itertools.cycle(
+    (os.getpid() + offset) % _HIGHEST_DOMAIN + 1 for offset in range(_HIGHEST_DOMAIN)
+)
 
 
 class TransportError(EdgePerceptionError):
@@ -110,6 +120,24 @@ def other_users_of_shared_memory(folder: Path = SHARED_MEMORY) -> list[int]:
         with contextlib.suppress(OSError):  # it has just ended
             found.add(path.stat().st_uid)
     return sorted(found - {os.geteuid()})
+
+
+def unused_domain_id() -> int:
+    """A ROS domain in which no program of this machine is, 1 to 101; another with each call.
+
+    For measurements and tests, which must not hear the nodes of others.
+
+    Raises:
+        TransportError: no domain is free.
+    """
+    for domain_id in itertools.islice(_domain_ids, _HIGHEST_DOMAIN):
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
+        ):
+            probe.bind(('', _DISCOVERY_PORT + _PORTS_PER_DOMAIN * domain_id))
+            return domain_id
+    raise TransportError('every ROS domain from 1 to 101 is in use: end what you do not need')
 
 
 def remove_abandoned_shared_memory(folder: Path = SHARED_MEMORY) -> int:
