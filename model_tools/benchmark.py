@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import command, progress, write_whole
+from command_line import command, parse_size, progress, write_whole
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -452,14 +452,6 @@ def first_image(source_uri: str | None, synthetic_hw: tuple[int, int]) -> NDArra
         return next(source).image.copy()
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`1280x720` (width x height) as (height, width)."""
-    width, _, height = text.partition('x')
-    if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 1280x720')
-    return int(height), int(width)
-
-
 @command('benchmark')
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
@@ -471,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--device', default='auto')
     parser.add_argument('--source', help='image, video, ... whose first frame is used')
     parser.add_argument(
-        '--frame-size', type=parse_size, default=(720, 1280), help='of the noise without --source'
+        '--frame-size', type=parse_size, default=(1280, 720), help='of the noise without --source'
     )
     parser.add_argument('--imgsz', type=int, help='input size in pixels')
     parser.add_argument('--batch', type=int, default=1)
@@ -501,7 +493,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help='file for the figures; the plot is beside it',
     )
     options = parser.parse_args(arguments)
-    image = first_image(options.source, options.frame_size)
+    image = first_image(options.source, options.frame_size[::-1])
     settings = {
         'device': options.device,
         'image_size': options.imgsz,

@@ -38,7 +38,7 @@ from typing import Any
 
 import cv2
 import rclpy
-from command_line import command, write_whole
+from command_line import command, parse_size, write_whole
 from live_graph import CLIP, LEAD_IN_S, Observer, run_graph
 from rclpy.node import Node
 from rich.console import Console
@@ -165,7 +165,8 @@ def run_case(case: Case, options: argparse.Namespace, domain_id: int) -> dict[st
         parameters.append(f'detector:model_path:={options.model}')
     if len(case.cameras) > 1:
         parameters.append(f'perception:cameras:={",".join(case.cameras)}')
-    camera_command = [sys.executable, __file__, '--publish', case.text, '--size', options.size]
+    camera_command = [sys.executable, __file__, '--publish', case.text]
+    camera_command += ['--size', '{}x{}'.format(*options.size)]
     camera_command += ['--seconds', str(options.seconds), '--clip', str(options.clip)]
     with Observer(domain_id) as observer:
         arrivals = Arrivals(observer, case.cameras)
@@ -292,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         'cases', nargs='*', type=Case.parse, help=f'CAMERASxHZ/N; default: {" ".join(CASES)}'
     )
-    parser.add_argument('--size', default='640x480', help='width x height of the images')
+    parser.add_argument(
+        '--size', type=parse_size, default=(640, 480), help='width x height of the images'
+    )
     parser.add_argument('--seconds', type=float, default=20.0, help='length of a run')
     parser.add_argument('--rounds', type=int, default=1, help='how often to run every case')
     parser.add_argument('--model', help='model file (default: the one of this package)')
@@ -307,9 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='write the figures of all rounds here')
     parser.add_argument('--publish', type=Case.parse, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    width, height = (int(part) for part in options.size.split('x'))
     if options.publish:
-        return publish(options.publish, (width, height), options.seconds, options.clip)
+        return publish(options.publish, options.size, options.seconds, options.clip)
     cases = options.cases or [Case.parse(text) for text in CASES]
     domain_id = unused_domain_id() if options.domain_id is None else options.domain_id
     results: dict[str, list[dict[str, Any]]] = {case.text: [] for case in cases}

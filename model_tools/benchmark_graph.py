@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import command, write_whole
+from command_line import command, parse_size, write_whole
 from live_graph import CLIP, LiveRun, answered_stamp_ns, run_live
 from rich.console import Console
 from rich.table import Table
@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--size', default='1920x1080', help='width x height of the images')
+    parser.add_argument(
+        '--size', type=parse_size, default=(1920, 1080), help='width x height of the images'
+    )
     parser.add_argument('--rate', type=float, default=30.0, help='images a second')
     parser.add_argument('--seconds', type=float, default=30.0, help='length of a run')
     parser.add_argument('--every-n', type=int, default=5, help='detect on every N-th image')
@@ -86,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--domain-id', type=int, help='ROS domain of the measurement')
     parser.add_argument('--json', type=Path, help='write the figures of all runs here')
     args = parser.parse_args(arguments)
-    width, height = (int(part) for part in args.size.split('x'))
     parameters = [f'detector:detect_every_n:={args.every_n}', *args.parameter]
     if args.model:
         parameters.append(f'detector:model_path:={args.model}')
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args.clip,
                 rate_hz=args.rate,
                 parameters=parameters,
-                size_wh=(width, height),
+                size_wh=args.size,
                 seconds=args.seconds,
                 domain_id=args.domain_id,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import os
@@ -107,6 +108,18 @@ def _does_harm(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels from `1280x720`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no size.
+    """
+    width, _, height = text.partition('x')
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 1280x720')
+    return int(width), int(height)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import psutil
 import rclpy
+from command_line import parse_size
 from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.context import Context
@@ -292,10 +293,9 @@ def run_live(
 
 def _frames(arguments: argparse.Namespace) -> Iterator[NDArray[np.uint8]]:
     """The images to publish, after those of the lead-in."""
-    size_wh = tuple(int(part) for part in arguments.size.split('x')) if arguments.size else None
 
     def scaled(image: Any) -> NDArray[np.uint8]:
-        return np.asarray(cv2.resize(image, size_wh), np.uint8) if size_wh else image
+        return np.asarray(cv2.resize(image, arguments.size), np.uint8) if arguments.size else image
 
     with media.open_source(arguments.video) as source:
         first = scaled(next(source).image)
@@ -319,7 +319,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('video')
     parser.add_argument('--rate', type=float, required=True)
-    parser.add_argument('--size')
+    parser.add_argument('--size', type=parse_size)
     parser.add_argument('--seconds', type=float)
     arguments = parser.parse_args()
     apply_transport_defaults()

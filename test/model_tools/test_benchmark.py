@@ -4,8 +4,11 @@ import json
 import os
 
 import benchmark
+import benchmark_cameras
+import benchmark_graph
 import numpy as np
 import pytest
+from command_line import parse_size
 
 
 def test_report_of_the_default_model(default_model, tmp_path, capsys):
@@ -70,14 +73,24 @@ def test_error_is_one_line(default_model, capsys, tmp_path, monkeypatch, extra, 
     assert message in error
 
 
-@pytest.mark.parametrize('text', ['1280', 'axb', '1280x', 'x720', ''])
-def test_bad_size(text):
-    with pytest.raises(benchmark.argparse.ArgumentTypeError):
-        benchmark.parse_size(text)
+@pytest.mark.parametrize('text', ['1280', 'axb', '1280x', 'x720', '', '0x720', '-1x3'])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        (benchmark, ['--model', 'none.onnx', '--frame-size']),
+        (benchmark_graph, ['--size']),
+        (benchmark_cameras, ['--size']),
+    ],
+)
+def test_bad_size_is_one_line(arguments, text, capsys):
+    tool, options = arguments
+    with pytest.raises(SystemExit):
+        tool.main([*options[:-1], f'{options[-1]}={text}'])
+    assert f'{text!r} is no size such as 1280x720' in capsys.readouterr().err
 
 
 def test_size_is_width_by_height():
-    assert benchmark.parse_size('1280x720') == (720, 1280)
+    assert parse_size('1280x720') == (1280, 720)
 
 
 def test_every_backend_is_measured_and_what_cannot_be_is_said(

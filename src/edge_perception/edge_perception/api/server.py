@@ -109,6 +109,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._ready = threading.Event()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name='http', daemon=True)
 
     def start(self) -> None:
@@ -125,6 +126,7 @@ class Server:
 
     def stop(self) -> None:
         """Answer what is being answered, for a short time, and end the thread."""
+        self._stopping = True
         if self._server is not None:
             self._server.should_exit = True
         if self.gateway is not None:
@@ -159,4 +161,6 @@ class Server:
         )
         self._server = uvicorn.Server(config)
         self._ready.set()
+        if self._stopping:  # before there was a server to tell
+            return
         await self._server.serve(sockets=[self._socket])

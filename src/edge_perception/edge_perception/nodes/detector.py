@@ -407,8 +407,8 @@ class DetectorNode(ManagedNode):
         )
         for camera in self.cameras:
             camera.prepare(turns)
-        self._worker.start()
         self.until_deactivate(self._stop)
+        self._worker.start()
         labels = label_info(
             self._detector.names,
             self.parameters.score_threshold,

@@ -195,8 +195,8 @@ class GatewayNode(ManagedNode):
         # Threads of the web server take turns with those of the live images: short ones.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._server = Server(self._make_gateway, self._socket)
-        self._server.start()
         self.until_deactivate(self._server.stop)
+        self._server.start()
         self.url = f'http://{f"[{host}]" if ":" in host else host}:{port}'
         self.get_logger().info(
             f'listening on {self.url}', event='listening', fields={'url': self.url}

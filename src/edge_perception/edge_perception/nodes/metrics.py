@@ -24,7 +24,7 @@ from edge_perception.ros.lifecycle import RECENT_S, ManagedNode, NodeParameters,
 from edge_perception.ros.links import Links
 from edge_perception.ros.parameters import comma_separated, parameter
 from edge_perception.ros.statuses import NodeStatus, NodeStatuses, histograms_from
-from edge_perception.ros.worker import STOP_S
+from edge_perception.ros.worker import STOP_S, join_started
 
 STAGES = {
     'transport': ('perception', 'detector', 'tracker'),
@@ -125,9 +125,9 @@ class MetricsNode(ManagedNode):
         thread = threading.Thread(
             target=self._sample_system, args=(ending,), name='system', daemon=True
         )
-        thread.start()
-        self.until_deactivate(lambda: thread.join(STOP_S))
+        self.until_deactivate(lambda: join_started(thread, STOP_S))
         self.until_deactivate(ending.set)
+        thread.start()
 
     def _sample_system(self, ending: threading.Event) -> None:
         sampler = SystemSampler()

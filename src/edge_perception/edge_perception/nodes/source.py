@@ -18,7 +18,7 @@ from edge_perception.ros.links import Links
 from edge_perception.ros.messages import make_header
 from edge_perception.ros.parameters import parameter
 from edge_perception.ros.qos import image_qos
-from edge_perception.ros.worker import STOP_S, call_nice
+from edge_perception.ros.worker import STOP_S, call_nice, join_started
 from edge_perception.types import EdgePerceptionError, Frame
 
 # A recorded source that falls behind by more than this goes on from now: like a camera, its
@@ -114,14 +114,14 @@ class SourceNode(ManagedNode):
         self._finished = False
         ending = threading.Event()
         thread = threading.Thread(target=self._run, args=(ending,), name='source', daemon=True)
-        thread.start()
 
         def end() -> None:
             ending.set()
             self._close()  # a camera blocks until its next image: closing it ends the wait
-            thread.join(STOP_S)
+            join_started(thread, STOP_S)
 
         self.until_deactivate(end)
+        thread.start()
 
     def diagnose(self, report: Report) -> None:
         """What is read, how far it is."""

@@ -181,8 +181,8 @@ class TrackerNode(ManagedNode):
             self._step, depth=4, waited=lambda ms: self.latencies.add('queue', ms)
         )
         self._corrections = self._worker.lane(self._correct, depth=8)
-        self._worker.start()
         self.until_deactivate(self._worker.stop)
+        self._worker.start()
         self._input: ImageInput | None = None
         if self.links:
             self.until_deactivate(self.links.frames.subscribe(self._frames.offer))

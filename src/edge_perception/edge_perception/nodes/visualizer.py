@@ -62,8 +62,8 @@ class VisualizerNode(ManagedNode):
             name='draw', on_error=self.log_error_once_a_second, nice=self.parameters.nice
         )
         self._lane = self._worker.lane(self._draw, depth=2)
-        self._worker.start()
         self.until_deactivate(self._worker.stop)
+        self._worker.start()
         self._input: ImageInput | None = None
         self._tracks_subscription = None
         if self.links:

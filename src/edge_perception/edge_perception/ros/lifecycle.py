@@ -59,8 +59,8 @@ class ManagedNode(LifecycleNode):
 
     `configure` and `activate` may raise EdgePerceptionError: the text is logged in one line and
     the transition fails. What they open, they register at once with `until_cleanup` or
-    `until_deactivate`: it is closed in reverse order at that transition, after a failure
-    half-way, and on shutdown from any state.
+    `until_deactivate`, threads before they start: it is closed in reverse order at that
+    transition, after a failure or a signal half-way, and on shutdown from any state.
 
     Args:
         name: default node name.

@@ -55,9 +55,10 @@ def run(
     starting = True
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
+        nonlocal stopping, starting
         stopping = True
         if starting:
+            starting = False  # a second one must not end the cleaning up
             raise _Stopped
 
     nodes: Sequence[ManagedNode] = ()

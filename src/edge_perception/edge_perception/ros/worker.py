@@ -199,7 +199,7 @@ class Worker:
             self.wake.notify_all()
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(timeout_s)
+        join_started(thread, timeout_s)
         return not thread.is_alive()
 
     def _is_current(self) -> bool:
@@ -251,6 +251,12 @@ class Worker:
             lane = taken[0][0]
             lane.counts.failed += 1
             lane._on_error(error)
+
+
+def join_started(thread: threading.Thread, timeout_s: float) -> None:
+    """Wait for a thread that may not have been started: a signal may come just before that."""
+    if thread.ident is not None:
+        thread.join(timeout_s)
 
 
 def make_nice(nice: int) -> None:
