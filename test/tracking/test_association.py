@@ -57,6 +57,23 @@ def test_boxes_are_near_where_their_iou_is_above_zero(first, second, margin):
         np.testing.assert_array_equal(dense.ravel(), iou)
 
 
+EDGE = st.floats(-8.0, 8.0)
+
+
+@given(
+    moved=st.tuples(EDGE, EDGE, EDGE, EDGE),
+    limit=st.sampled_from((0.0, 0.1, 0.3, 0.7, 1.0)),
+)
+def test_pairs_that_overlap_enough_are_those_whose_iou_is(moved, limit):
+    first = np.array([[0.0, 0.0, 20.0, 30.0]])
+    second = np.array([[0.0, 0.0, 20.0, 30.0]]) + moved
+    pair = np.zeros(1, np.intp)
+    iou = association.paired_iou(first, pair, second, pair)
+    enough = association.overlap_enough(first, pair, second, pair, limit)
+    if abs(iou[0] - limit) > 1e-9:
+        assert enough[0] == (iou[0] > limit)
+
+
 @settings(max_examples=60)
 @given(
     similarity=st.integers(1, 5).flatmap(

@@ -396,20 +396,19 @@ class Tracker(ABC, Generic[P]):
         np.minimum(corners, _COORDINATE_LIMIT, out=corners)
         # The result must not depend on the order of detections: best first, ties by position.
         order = np.lexsort((detections.class_id, *corners, -score))
-        size = corners[2:] - corners[:2]
         # Written so that NaN, which compares false, is dropped too.
-        valid = (size[0] > 0.0) & (size[1] > 0.0) & np.isfinite(score)
-        invalid_count = len(valid) - np.count_nonzero(valid)
-        if invalid_count:
-            self.statistics.invalid_detections += invalid_count
+        has_size, has_score = corners[2:] > corners[:2], np.isfinite(score)
+        if np.count_nonzero(has_size) + np.count_nonzero(has_score) < 3 * len(score):
+            valid = has_size.all(0) & has_score
+            self.statistics.invalid_detections += len(valid) - np.count_nonzero(valid)
             order = order[valid[order]]
         corners = corners.take(order, 1)
         return Observation(
             stamp_ns,
             corners.T,
             kalman.boxes_to_measurement(corners.T),
-            score[order],
-            detections.class_id[order].astype(np.int64),
+            score.take(order),
+            detections.class_id.take(order).astype(np.int64),
         )
 
     def _append(self, entry: _Entry) -> None:
@@ -524,7 +523,7 @@ class Tracker(ABC, Generic[P]):
             track_id=info[TRACK_ID].copy(),
             age_s=age_s,
             time_since_detection_s=time_since_detection_s,
-            source=_SOURCES[(info[MISSES] > 0).astype(np.intp)],
+            source=_SOURCES.take(info[MISSES] > 0),
         )
 
     def _similarity(self, table: TrackTable, observation: Observation) -> NDArray[np.float64]:
@@ -586,9 +585,9 @@ def marked(
     if len(tracks) < len(table):
         info[FIRST_MISS_NS][info[MISSES] == 0] = observation.stamp_ns
         info[MISSES] += 1
-    score[tracks] = observation.score[detections]
+    score[tracks] = observation.score.take(detections)
     # A row first, then one index: two indices at once are far slower.
-    info[CLASS_ID][tracks] = observation.class_id[detections]
+    info[CLASS_ID][tracks] = observation.class_id.take(detections)
     info[LAST_NS][tracks] = observation.stamp_ns
     info[LAST_INDEX][tracks] = detections
     info[HITS][tracks] += 1

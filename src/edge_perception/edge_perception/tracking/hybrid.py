@@ -37,6 +37,7 @@ from edge_perception.tracking.association import (
     assign,
     intersection_over_union,
     near,
+    overlap_enough,
     paired_iou,
     pairs_of,
     unmatched,
@@ -238,8 +239,8 @@ class HybridTracker(KalmanTracker[HybridParameters]):
     def _drop_stale(self, table: TrackTable, stamp_ns: int) -> TrackTable:
         parameters, info = self._parameters, table.info
         # No track was missed before it was last seen.
-        oldest_s = (stamp_ns - int(info[LAST_NS].min())) * 1e-9
-        if oldest_s < min(parameters.lost_s, parameters.unseen_s):
+        oldest_ns = stamp_ns - int(min(parameters.lost_s, parameters.unseen_s) * 1e9)
+        if not np.count_nonzero(info[LAST_NS] <= oldest_ns):
             return table
         since_ns = stamp_ns - np.where(info[MISSES] > 0, info[FIRST_MISS_NS], info[LAST_NS])
         unseen = (info[MISSES] == 0) & (since_ns > parameters.unseen_s * 1e9)
@@ -263,7 +264,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         velocity, height = table.state[kalman.VELOCITY, :2], table.state[kalman.POSITION, 3]
         x_sq, y_sq = velocity * velocity
         speed_sq = (x_sq + y_sq) / (height * height)
-        if speed_sq.max() <= parameters.usual_speed**2:
+        if not np.count_nonzero(speed_sq > parameters.usual_speed**2):
             return 1.0
         speed_sq = speed_sq[table.info[HITS] > 2]
         if not len(speed_sq):
@@ -330,8 +331,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         return TrackTable(predicted, table.score, table.info, carried, table.look)
 
     def _boxes(self, table: TrackTable) -> NDArray[np.float64]:
-        corners = table.boxes_xyxy.T.reshape(2, 2, -1) + table.memory[OFFSET]
-        return corners.reshape(4, -1).T
+        return kalman.state_to_boxes(table.state, table.memory[OFFSET])
 
     def _associate(
         self, table: TrackTable, observation: Observation
@@ -377,13 +377,16 @@ class HybridTracker(KalmanTracker[HybridParameters]):
             detections = np.concatenate((detections, left[columns]))
             left = unmatched(left, columns)
 
-        overlap = paired_iou(boxes, tracks, observation.boxes_xyxy, detections)
-        anew = overlap < parameters.reinitialise_iou
+        fits = overlap_enough(
+            boxes, tracks, observation.boxes_xyxy, detections, parameters.reinitialise_iou
+        )
         expected = table.state[kalman.POSITION]
         table = self._corrected(table, tracks, observation, detections)
-        if np.count_nonzero(anew):
-            self._reinitialise(table, tracks[anew], observation.measurement[:, detections[anew]])
-        self._correct_carried(table, tracks, expected, observation.measurement[:, detections])
+        measurement = observation.measurement.take(detections, 1)
+        if np.count_nonzero(fits) < len(fits):
+            anew = ~fits
+            self._reinitialise(table, tracks[anew], measurement[:, anew])
+        self._correct_carried(table, tracks, expected, measurement)
         if looks is not None and len(tracks):
             rate = parameters.look_rate * looks[1][detections]
             table.look[tracks] = appearance.mixed(table.look[tracks], looks[0][detections], rate)
@@ -451,8 +454,7 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         worth = paired_iou(boxes, rows, found, columns, widening)
         if carried_apart:
             np.maximum(worth, paired_iou(carried, rows, found, columns, widening), out=worth)
-        growth = np.log(observation.measurement[3]).take(columns)
-        growth -= np.log(height).take(rows)
+        growth = np.log(observation.measurement[3].take(columns) / height.take(rows))
         worth -= parameters.height_weight * np.abs(growth)
         if len(worth) == candidates.size:
             return worth.reshape(candidates.shape)
@@ -460,16 +462,6 @@ class HybridTracker(KalmanTracker[HybridParameters]):
         similarity.fill(IMPOSSIBLE)
         similarity[rows, columns] = worth
         return similarity
-
-    def _corrected(
-        self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
-    ) -> TrackTable:
-        """As the base does, in arrays of its own that may be written to."""
-        corrected = super()._corrected(table, tracks, observation, detections)
-        state = corrected.state if len(tracks) else corrected.state.copy()
-        return TrackTable(
-            state, corrected.score, corrected.info, table.memory.copy(), table.look.copy()
-        )
 
     def _reinitialise(
         self, table: TrackTable, tracks: Indices, measurement: NDArray[np.float64]

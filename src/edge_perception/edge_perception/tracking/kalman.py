@@ -36,13 +36,19 @@ def boxes_to_measurement(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64
     return measurement
 
 
-def state_to_boxes(state: State) -> NDArray[np.float64]:
-    """Corners of the boxes in `state`: (n, 4) float64 pixels."""
+def state_to_boxes(state: State, offset: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Corners of the boxes in `state`: (n, 4) float64 pixels.
+
+    Args:
+        state: (5, 4, n).
+        offset: (2, n) pixels by which their centres are moved.
+    """
     position = state[POSITION]
+    centre = position[:2] if offset is None else position[:2] + offset
     half = position[2:] * 0.5
     corners = np.empty_like(position)
-    np.subtract(position[:2], half, out=corners[:2])
-    np.add(position[:2], half, out=corners[2:])
+    np.subtract(centre, half, out=corners[:2])
+    np.add(centre, half, out=corners[2:])
     return corners.T
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_perception.tracking import kalman
-from edge_perception.tracking.association import Indices
+from edge_perception.tracking.association import Indices, are_all
 from edge_perception.tracking.base import (
     LAST_NS,
     Observation,
@@ -74,13 +74,18 @@ class KalmanTracker(Tracker[FP]):
     def _corrected(
         self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
     ) -> TrackTable:
-        """`table` after the pairs (tracks, detections); the other tracks were missed."""
+        """`table` after the pairs (tracks, detections); the other tracks were missed.
+
+        All its arrays but `state` are its own, and `state` too where there are pairs.
+        """
         score, info = marked(table, tracks, observation, detections)
         state = table.state
         if len(tracks):
             measurement = observation.measurement.take(detections, 1)
-            state = state.copy()
-            state[:, :, tracks] = kalman.update(
-                state.take(tracks, 2), measurement, self._measurement_var(measurement)
-            )
-        return TrackTable(state, score, info, table.memory, table.look)
+            variance = self._measurement_var(measurement)
+            if are_all(tracks, len(table)):
+                state = kalman.update(state, measurement, variance)
+            else:
+                state = state.copy()
+                state[:, :, tracks] = kalman.update(state.take(tracks, 2), measurement, variance)
+        return TrackTable(state, score, info, table.memory.copy(), table.look.copy())
