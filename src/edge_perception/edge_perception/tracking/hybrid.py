@@ -133,7 +133,7 @@ class HybridParameters(FilterParameters):
     min_fused: float = 0.2
     min_similarity_second: float = 0.5
     widening: float = 1.5
-    max_widening: float = 0.6
+    max_widening: float = 0.75
     height_weight: float = 0.3
     reinitialise_iou: float = 0.3
     look_size_px: int = 256
