@@ -292,7 +292,7 @@ def follow(
             if recorder.tracks and time.monotonic() - drawn_s > period_s:
                 drawn_s = time.monotonic()
                 newest = recorder.tracks[max(recorder.tracks)]
-                count = source.get('frame_count', 'None')
+                count = source.get('frame_count', '')
                 line = (
                     f'{recorder.fps.fps:5.1f} fps  p95 '
                     f'{recorder.latency.summary().p95_ms:5.1f} ms  {len(newest):2d} tracks'
@@ -305,7 +305,8 @@ def follow(
                         description=line,
                     )
                 else:
-                    console.print(f'{len(recorder.tracks)}/{count}  {line}')
+                    of = f'/{count}' if count.isdecimal() else ''
+                    console.print(f'{len(recorder.tracks)}{of}  {line}')
     executor.remove_node(recorder)
     executor.shutdown()
 
