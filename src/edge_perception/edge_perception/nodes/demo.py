@@ -293,6 +293,7 @@ def follow(
                 drawn_s = time.monotonic()
                 newest = recorder.tracks[max(recorder.tracks)]
                 count = source.get('frame_count', '')
+                total = int(count) if count.isdecimal() else None
                 line = (
                     f'{recorder.fps.fps:5.1f} fps  p95 '
                     f'{recorder.latency.summary().p95_ms:5.1f} ms  {len(newest):2d} tracks'
@@ -301,12 +302,12 @@ def follow(
                     progress.update(
                         task,
                         completed=len(recorder.tracks),
-                        total=int(count) if count.isdecimal() else None,
+                        total=total,
                         description=line,
                     )
                 else:
-                    of = f'/{count}' if count.isdecimal() else ''
-                    console.print(f'{len(recorder.tracks)}{of}  {line}')
+                    of_total = '' if total is None else f'/{total}'
+                    console.print(f'{len(recorder.tracks)}{of_total}  {line}')
     executor.remove_node(recorder)
     executor.shutdown()
 

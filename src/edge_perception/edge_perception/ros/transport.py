@@ -53,7 +53,6 @@ _MALLOC_VARIABLES = {
     'MALLOC_TRIM_THRESHOLD_': str(TRIM_THRESHOLD_BYTES),
 }
 
-
 # The lock that a program of Fast DDS holds on each piece of shared memory while it lives.
 _SEGMENT_LOCK = re.compile(r'fast(rtps|dds)_[0-9a-f]{16}_el')
 # A younger lock may be one that its program is about to take.

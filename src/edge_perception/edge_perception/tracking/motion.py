@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from edge_perception.tracking import kalman
 from edge_perception.tracking.association import Indices, are_all
 from edge_perception.tracking.base import (
+    FIRST_NS,
     LAST_NS,
+    MISSES,
     Observation,
+    Shown,
     Tracker,
     TrackerParameters,
     TrackTable,
@@ -89,3 +92,10 @@ class KalmanTracker(Tracker[FP]):
                 state = state.copy()
                 state[:, :, tracks] = kalman.update(state.take(tracks, 2), measurement, variance)
         return TrackTable(state, score, info, table.memory.copy(), table.look.copy())
+
+
+def shown_after_probation(table: TrackTable, probation_s: float) -> Shown:
+    """The tracks that the newest detections had and whose detections span `probation_s`."""
+    seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
+    proven = seen_ns >= int(probation_s * 1e9)
+    return Shown(proven & (table.info[MISSES] == 0), table.boxes_xyxy)

@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 
 from edge_perception.tracking import kalman
 from edge_perception.tracking.association import Indices, assign, unmatched
-from edge_perception.tracking.base import (
-    FIRST_NS,
-    LAST_NS,
-    MISSES,
-    Observation,
-    Shown,
-    TrackTable,
+from edge_perception.tracking.base import LAST_NS, MISSES, Observation, Shown, TrackTable
+from edge_perception.tracking.motion import (
+    FilterParameters,
+    KalmanTracker,
+    shown_after_probation,
 )
-from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 
 # Rows of TrackTable.memory: the filter at the last observation, centre and seconds of the last
 # three observations (the newest first), unit vector of the direction of motion.
@@ -77,7 +74,8 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
 
         table = self._re_updated(table, tracks, observation, detections)
         table = self._corrected(table, tracks, observation, detections)
-        return self._remembered(table, tracks, observation, detections), unmatched(left, columns)
+        self._remember(table, tracks, observation, detections)
+        return table, unmatched(left, columns)
 
     def _momentum(self, table: TrackTable, observation: Observation) -> NDArray[np.float64]:
         """Agreement in direction, (n, m), in +-direction_weight / 2 times the score."""
@@ -119,12 +117,13 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         state[:, :, tracks] = current
         return TrackTable(state, table.score, table.info, table.memory, table.look)
 
-    def _remembered(
+    def _remember(
         self, table: TrackTable, tracks: Indices, observation: Observation, detections: Indices
-    ) -> TrackTable:
+    ) -> None:
+        """Note the observations of `tracks` in the memory of `table`."""
         if not len(tracks):
-            return table
-        memory = table.memory.copy()
+            return
+        memory = table.memory
         past = memory[_PAST].reshape(_PAST_COUNT, 3, -1)[:, :, tracks]
         now_s = observation.stamp_ns * 1e-9
         age_error = np.abs(now_s - past[:, 2] - self._parameters.direction_s)
@@ -138,7 +137,6 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         memory[_STATE.start : _STATE.stop, tracks] = table.state[:, :, tracks].reshape(
             20, len(tracks)
         )
-        return TrackTable(table.state, table.score, table.info, memory, table.look)
 
     def _initial_memory(self, observation: Observation, born: Indices) -> NDArray[np.float64]:
         memory = np.zeros((self._memory_rows, len(born)))
@@ -151,6 +149,4 @@ class OcSortTracker(KalmanTracker[OcSortParameters]):
         return memory
 
     def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
-        seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
-        proven = seen_ns >= int(self._parameters.probation_s * 1e9)
-        return Shown(proven & (table.info[MISSES] == 0), table.boxes_xyxy)
+        return shown_after_probation(table, self._parameters.probation_s)

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_perception.tracking.association import Indices, assign, unmatched
-from edge_perception.tracking.base import (
-    FIRST_NS,
-    LAST_NS,
-    MISSES,
-    Observation,
-    Shown,
-    TrackTable,
+from edge_perception.tracking.base import Observation, Shown, TrackTable
+from edge_perception.tracking.motion import (
+    FilterParameters,
+    KalmanTracker,
+    shown_after_probation,
 )
-from edge_perception.tracking.motion import FilterParameters, KalmanTracker
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,4 @@ class SortTracker(KalmanTracker[SortParameters]):
         return table, unmatched(usable, chosen)
 
     def _shown(self, table: TrackTable, stamp_ns: int) -> Shown:
-        seen_ns = table.info[LAST_NS] - table.info[FIRST_NS]
-        proven = seen_ns >= int(self._parameters.probation_s * 1e9)
-        return Shown(proven & (table.info[MISSES] == 0), table.boxes_xyxy)
+        return shown_after_probation(table, self._parameters.probation_s)
